@@ -1,0 +1,1 @@
+"""Labels and records: what an event is. Imports config only; no torch."""

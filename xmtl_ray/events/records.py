@@ -1,0 +1,172 @@
+"""The records that every reader makes and every other room consumes.
+
+Plain frozen dataclasses: no tensors, no file formats. Spans count words and exclude their end; boxes are
+pixels ``x0, y0, x1, y1`` with ``x1 > x0`` and ``y1 > y0``. Ids are the files' own: a sentence or image id is its
+document's id, an underscore and a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """A file does not say what its format promises: where, what was found, what was expected."""
+
+    def __init__(self, file: Path | str, record: object, field: str, found: object, expected: str) -> None:
+        text = repr(found)
+        if len(text) > 120:
+            text = text[:117] + "..."
+        place = f"{file}: record {record!r}" if record is not None else f"{file}"
+        super().__init__(f"{place}: {field or 'whole record'}: found {text}, expected {expected}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """Words ``start`` up to, not including, ``end`` of one sentence."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Box:
+    """A rectangle in pixels of its image; ``x1`` and ``y1`` lie outside it."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A mention of somebody or something in a sentence: an argument candidate."""
+
+    span: Span
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextArgument:
+    """What fills ``role`` of a text event."""
+
+    role: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class TextEvent:
+    """An event mention in a sentence: its type, its trigger and who takes part."""
+
+    type: str
+    trigger: Span
+    arguments: tuple[TextArgument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence with its gold, as far as its source has any.
+
+    ``multimedia`` tells that M2E2's text_multimedia file lists it (protocol ``table`` scores pairs among those).
+    """
+
+    id: str
+    words: tuple[str, ...]
+    entities: tuple[Entity, ...] = ()
+    events: tuple[TextEvent, ...] = ()
+    multimedia: bool = False
+
+    @property
+    def document(self) -> str:
+        """Id of the document that holds this sentence."""
+        return document_id(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedObject:
+    """One detection in an image: a visual argument candidate."""
+
+    box: Box
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class VisualArgument:
+    """The region that fills ``role`` of a visual event. ``union`` marks M2E2's box around several instances."""
+
+    role: str
+    box: Box
+    union: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VisualEvent:
+    """An event that an image shows; the whole image is its mention."""
+
+    type: str
+    arguments: tuple[VisualArgument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image with its gold and its detections. ``path`` is None where the pixels are not at hand."""
+
+    id: str
+    path: Path | None
+    events: tuple[VisualEvent, ...] = ()
+    objects: tuple[DetectedObject, ...] = ()
+    multimedia: bool = False
+
+    @property
+    def document(self) -> str:
+        """Id of the document that holds this image."""
+        return document_id(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One imSitu image: its verb, and per role the box that SWiG grounds it in (None: not in the picture)."""
+
+    image: Image
+    verb: str
+    grounding: tuple[tuple[str, Box | None], ...]
+    nouns: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One news image and its caption, without gold: what the teachers label."""
+
+    id: str
+    sentence: Sentence
+    image: Image
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MultimediaEvent:
+    """A sentence and an image of one document that tell the same event of ``type``.
+
+    Its arguments are those of both sides' events of that type.
+    """
+
+    sentence: str
+    image: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A news document: sentences, images, and which of them corefer."""
+
+    id: str
+    sentences: tuple[Sentence, ...]
+    images: tuple[Image, ...]
+    multimedia_events: tuple[MultimediaEvent, ...] = ()
+
+
+def document_id(mention: str) -> str:
+    """``VOA_EN_NW_2016.01.02.0000001_7`` → ``VOA_EN_NW_2016.01.02.0000001``."""
+    return mention.rpartition("_")[0] or mention

@@ -1,0 +1,58 @@
+"""JSON from a file into a typed value, or a DataError that says file, record, field, found and expected.
+
+Formats are described as pydantic models beside their readers; this file only turns what pydantic and the JSON
+parser complain about into one line that a person can act on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from xmtl_ray.events.records import DataError
+
+T = TypeVar("T")
+
+
+def read_text(path: Path) -> str:
+    """The whole file as text; a missing file or broken UTF-8 is a DataError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(path, None, "file", "nothing", "an existing file") from None
+    except IsADirectoryError:
+        raise DataError(path, None, "file", "a folder", "a file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(path, None, f"byte {error.start}", error.object[error.start : error.end], "UTF-8") from None
+
+
+def read_json(path: Path, layout: TypeAdapter[T]) -> T:
+    """Read ``path`` and check it against ``layout``.
+
+    The first element of a failing location is taken as the record (list index or key), the rest as the field.
+    Raises DataError.
+    """
+    text = read_text(path)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        found = text[max(0, error.pos - 20) : error.pos + 20]
+        raise DataError(path, None, f"line {error.lineno} column {error.colno}", found, f"JSON ({error.msg})") from None
+    except RecursionError:
+        raise DataError(path, None, "nesting", "too deep", "JSON of ordinary depth") from None
+    try:
+        return layout.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        record, *field = first["loc"] or (None,)
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise DataError(
+            path, record, ".".join(map(str, field)), first["input"], _expected(first["msg"]) + more
+        ) from None
+
+
+def _expected(message: str) -> str:
+    return message.removeprefix("Input should be ").removeprefix("Value error, ")

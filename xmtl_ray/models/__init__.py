@@ -1,0 +1,1 @@
+"""Encoders, heads and X-MTL as torch modules, and their weights on disk. Imports events and config; no Ray."""

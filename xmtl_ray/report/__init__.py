@@ -1,0 +1,1 @@
+"""The HTML that a person looks at. Imports records and numbers, no torch."""

@@ -1,0 +1,1 @@
+"""MLflow, and what happens while it is down. Imports events and config."""
