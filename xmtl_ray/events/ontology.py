@@ -8,6 +8,7 @@ does not list is dropped, no table is needed.
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from xmtl_ray.events.records import DataError
+from xmtl_ray.events.records import DataError, Span
 
 NONE = "None"
 """The role of an entity or object that takes no part in the event."""
@@ -93,3 +94,21 @@ def verb_map(path: Path | None = None) -> VerbMap:
             raise DataError(str(source), f"line {number}", "m2e2_event", event_type, f"{type_of[verb]}, as for {verb}")
         role_of[verb, verb_role] = role
     return VerbMap(type_of, role_of)
+
+
+def mentions(tags: Sequence[str]) -> list[tuple[str, Span]]:
+    """BIO tags → (event type, trigger span) in order; an ``I-`` that continues nothing begins a mention.
+
+    >>> mentions(["O", "B-Life:Die", "I-Life:Die", "I-Contact:Meet"])
+    [('Life:Die', Span(start=1, end=3)), ('Contact:Meet', Span(start=3, end=4))]
+    """
+    found: list[tuple[str, Span]] = []
+    for position, tag in enumerate(tags):
+        prefix, _, event_type = tag.partition("-")
+        if prefix == "O":
+            continue
+        if prefix == "I" and found and found[-1][0] == event_type and found[-1][1].end == position:
+            found[-1] = (event_type, Span(found[-1][1].start, position + 1))
+        else:
+            found.append((event_type, Span(position, position + 1)))
+    return found

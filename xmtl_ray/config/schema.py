@@ -1,0 +1,324 @@
+"""Every knob of xmtl_ray: one frozen typed tree.
+
+The same dotted path names a setting in a recipe, on the command line, in MLflow and in an error. Defaults are paper
+A's values (X-MTL) where it states them, with the section in brackets; where it is silent the docstring says so.
+Numbers that follow from others are functions, not fields.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TaskName = Literal["td", "ae", "vc", "rc"]
+TEXT_TASKS: tuple[TaskName, ...] = ("td", "ae")
+IMAGE_TASKS: tuple[TaskName, ...] = ("vc", "rc")
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the tree that takes no field it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class AceData(Section):
+    """ACE 2005 in the JMEE layout: trains td and ae."""
+
+    train: Path
+    """JSON file of training sentences."""
+    dev: Path | None = None
+    """JSON file of dev sentences; none: a share of the training sentences (`data.dev_fraction`)."""
+    extent: Literal["head", "full"] = "head"
+    """Which words are an entity: its head, as M2E2 annotates, or ACE's full extent."""
+
+
+class ImsituData(Section):
+    """imSitu with SWiG's boxes, refined by the M2E2 schema: trains vc and rc [Main results]."""
+
+    train: Path
+    """imSitu's annotations of the training images (JSON)."""
+    train_boxes: Path
+    """SWiG's boxes of the training images (JSON)."""
+    dev: Path | None = None
+    """As `train`, of the dev images; none: a share of the training images (`data.dev_fraction`)."""
+    dev_boxes: Path | None = None
+    """As `train_boxes`, of the dev images."""
+    images: Path
+    """Folder with the image files."""
+    space: Path | None = None
+    """imsitu_space.json, to check verbs and roles against; none: not checked."""
+    verb_map: Path | None = None
+    """(verb, role) → (type, role) table; none: the one in the package."""
+    keep_unmapped: Fraction = 0.0
+    """Share of images of unmapped verbs to keep, as images without event. The paper keeps none."""
+
+
+class TextPrompt(Section):
+    """How an entity and its event are put to the text encoder [Fig. 2]."""
+
+    marker: Annotated[str, Field(min_length=1)] = "$"
+    """Word set before and after the entity."""
+    event_type: bool = True
+    """Whether the type's words ("justice arrest jail") follow the trigger's after [SEP]."""
+
+
+class VisualPrompt(Section):
+    """How an object is put to the vision encoder: a box drawn on the image [Fig. 2]."""
+
+    canvas_px: Positive = 512
+    """Side of the square that the image is resized to before the box is drawn, in pixels."""
+    line_px: Positive = 2
+    """Width of the box's line on that canvas, in pixels."""
+    color: tuple[int, int, int] = (255, 0, 0)
+    """Red, green, blue, 0 to 255."""
+
+
+class Data(Section):
+    """What is learnt from and what is scored."""
+
+    root: Path = Path(".")
+    """Folder that relative paths of this section start from."""
+    train: Path | None = None
+    """Folder in the M2E2 layout whose documents train the text tasks; none where `ace` does."""
+    test: Path | None = None
+    """Folder in the M2E2 layout that is extracted from and scored after training; none: nothing is."""
+    test_objects: Path | None = None
+    """Detections of the test images in VOA's object layout; needed to find visual arguments."""
+    ace: AceData | None = None
+    """ACE 2005; none: the text tasks learn from `train`."""
+    imsitu: ImsituData | None = None
+    """imSitu and SWiG; needed by vc and rc."""
+    dev_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training documents (or records) held out where no dev file is named. Not in the paper."""
+    text_prompt: TextPrompt = TextPrompt()
+    visual_prompt: VisualPrompt = VisualPrompt()
+    image_cache_mib: Annotated[int, Field(ge=0)] = 512
+    """Memory per worker for decoded images, in MiB."""
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes per worker that prepare batches ahead; 0: the worker itself does."""
+
+
+class BuiltText(Section):
+    """A BERT made from scratch, for tests and the miniature world."""
+
+    vocabulary: Positive = 2000
+    """Word pieces learnt from the training text, at most."""
+    width: Positive = 128
+    layers: Positive = 2
+    heads: Positive = 4
+    dropout: Fraction = 0.1
+
+
+class BuiltImage(Section):
+    """A CLIP vision transformer made from scratch, for tests and the miniature world."""
+
+    image_px: Positive = 96
+    """Side of the square input, in pixels."""
+    patch_px: Positive = 12
+    width: Positive = 128
+    layers: Positive = 3
+    heads: Positive = 4
+    dropout: Fraction = 0.0
+
+
+class Shared(Section):
+    """The modality-shared encoder, Eq. 2-4 [Experimental setup]."""
+
+    layers: Positive = 2
+    """L."""
+    width: Positive = 1024
+    """Hidden size that both alignment layers map to."""
+    heads: Positive = 16
+    """Attention heads (not in the paper)."""
+    dropout: Fraction = 0.1
+    """On attention and residual branches while training (not in the paper)."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Model(Section):
+    """X-MTL's encoders and heads."""
+
+    text_encoder: str = "bert-base-uncased"
+    """A Hugging Face folder or name, or `built`: made from `built_text`."""
+    image_encoder: str = "openai/clip-vit-base-patch32"
+    """A Hugging Face folder or name of a CLIP model, or `built`: made from `built_image`."""
+    built_text: BuiltText = BuiltText()
+    built_image: BuiltImage = BuiltImage()
+    shared: Shared = Shared()
+    crf: Literal["torchcrf"] = "torchcrf"
+    """What computes Eq. 5-6."""
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 300
+    """Longest text input in word pieces; what is cut is counted and told [Experimental setup]."""
+    gradient_checkpointing: bool = False
+    """Recompute the encoders' activations in the backward pass to save memory."""
+
+
+class Multitask(Section):
+    """Which tasks are learnt together, and how."""
+
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] = ("td", "ae", "vc", "rc")
+    """td trigger detection, ae argument extraction, vc verb classification, rc role classification."""
+    strategy: Literal["joint"] = "joint"
+    """joint: every step learns from every task, in proportion to their data."""
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks lists one twice: {self.tasks}")
+        return self
+
+
+class LearningRates(Section):
+    """Peak learning rates [Experimental setup]."""
+
+    text: Rate = 1e-4
+    """Of the text encoder."""
+    image: Rate = 1e-5
+    """Of the vision encoder."""
+    other: Rate = 1e-3
+    """Of alignment layers, shared encoder and heads."""
+
+
+class Train(Section):
+    """Optimisation and when to look at the dev set."""
+
+    epochs: Positive = 10
+    """Passes over the data [Experimental setup]."""
+    global_batch: Positive = 64
+    """Examples per optimizer step over all tasks and workers [Experimental setup]."""
+    accumulation: Positive = 1
+    """Micro-batches that one global batch is cut into on each worker."""
+    learning_rate: LearningRates = LearningRates()
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rates fall after warm-up (not in the paper)."""
+    warmup_fraction: Fraction = 0.1
+    """Share of all steps over which the rates rise from 0 (not in the paper)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's, on matrices only (not in the paper)."""
+    clip_norm: Rate = 1.0
+    """Largest gradient norm (not in the paper)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the device computes it natively, fp32 on CPU. The CRF is always fp32."""
+    eval_every_epochs: Positive = 1
+    """Epochs between dev evaluations; each ends in a checkpoint, as does the last epoch."""
+    checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps between checkpoints within an epoch, for epochs of hours; 0: only after dev evaluations."""
+    select: Literal["dev/mean_f1", "dev/trigger_f1", "dev/argument_f1", "dev/verb_f1", "dev/role_f1"] = "dev/mean_f1"
+    """Dev metric that names the best checkpoint."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many dev evaluations without a better one; 0: never."""
+    keep_checkpoints: Positive = 2
+    """Checkpoints kept, the best ones; the last is always kept."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of weights, data order and dropout."""
+
+
+class Engine(Section):
+    """What runs forward, backward and update over the workers."""
+
+    name: Literal["ddp", "deepspeed"] = "ddp"
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """DeepSpeed ZeRO: what is sharded (1 optimizer state, 2 and gradients, 3 and weights). Only with deepspeed."""
+
+    @model_validator(mode="after")
+    def _stage(self) -> Self:
+        if self.name == "ddp" and self.zero_stage:
+            raise ValueError(f"zero_stage {self.zero_stage} needs engine.name=deepspeed; ddp shards nothing")
+        return self
+
+
+class Cluster(Section):
+    """What Ray gives to a run."""
+
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Ray Train workers; 0: this process, without a cluster (Ray Train's local mode)."""
+    gpu: bool = False
+    """One GPU per worker."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs reserved per worker, and its torch threads (rounded down, at least 1)."""
+    address: str | None = None
+    """Ray cluster to join; none: RAY_ADDRESS or a new one on this machine."""
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    """Worker failures survived by restarting from the last checkpoint; -1: any number."""
+
+
+class Tracking(Section):
+    """Where MLflow keeps runs."""
+
+    uri: str | None = None
+    """Tracking URI; none: SQLite file mlflow.db in the storage folder."""
+    experiment: Annotated[str, Field(min_length=1)] = "xmtl"
+    enabled: bool = True
+    """False: nothing is sent; numbers stay in the run folder."""
+
+
+class Coreference(Section):
+    """When a text and a visual event of one document and type are one [Coreference]."""
+
+    encoder: str | None = None
+    """Hugging Face CLIP folder or name for image-text similarity; none: the same type is enough."""
+    threshold: Annotated[float, Field(ge=-1, le=1)] = 0.2
+    """Cosine similarity must exceed it [Experimental setup]."""
+
+
+class Inference(Section):
+    """From scores to events."""
+
+    verb_threshold: Fraction = 0.5
+    """An image shows the types whose probability exceeds it."""
+    object_confidence: Fraction = 0.8
+    """Detections below it are no argument candidates [Experimental setup]."""
+    all_types: bool = True
+    """Arguments for every predicted type of an image; false: only for its most probable one."""
+    schema_filter: bool = True
+    """A role that the ontology does not give to the type becomes None."""
+    batch: Positive = 64
+    """Inputs per forward pass."""
+    coreference: Coreference = Coreference()
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Of the run: its folder under `storage_path` and its MLflow run. The same name again resumes it."""
+    storage_path: str = "runs"
+    """Folder or URI (s3://…, gs://…) for runs; on several machines it must be reachable from all."""
+    data: Data = Data()
+    model: Model = Model()
+    multitask: Multitask = Multitask()
+    train: Train = Train()
+    engine: Engine = Engine()
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+    inference: Inference = Inference()
+
+    @model_validator(mode="after")
+    def _sources(self) -> Self:
+        tasks = self.multitask.tasks
+        if set(tasks) & set(TEXT_TASKS) and self.data.ace is None and self.data.train is None:
+            raise ValueError("data.train: td and ae need data.train (M2E2 layout) or data.ace (JMEE layout)")
+        if self.data.ace is not None and self.data.train is not None:
+            raise ValueError("data.train: both data.train and data.ace name text to train on; set one to null")
+        if set(tasks) & set(IMAGE_TASKS) and self.data.imsitu is None:
+            raise ValueError("data.imsitu: vc and rc need it")
+        if self.engine.name == "deepspeed" and self.cluster.workers == 0:
+            raise ValueError("engine.name: deepspeed needs cluster.workers of at least 1")
+        smallest = len(tasks) * max(1, self.cluster.workers) * self.train.accumulation
+        if self.train.global_batch < smallest:
+            raise ValueError(
+                f"train.global_batch: {self.train.global_batch} is too small: {len(tasks)} tasks × "
+                f"{max(1, self.cluster.workers)} workers × {self.train.accumulation} micro-batches need {smallest}"
+            )
+        return self

@@ -1,0 +1,200 @@
+"""M2E2: news documents with events in text, in images and in both (Li et al., ACL 2020), from its five files.
+
+The text files have the JMEE layout. The surprising fact: some sentences (38 in the whole benchmark) stand in both
+text files with different events; they are one sentence with the union. Another: every ``sentence`` text lacks its last
+character, so only ``words`` is read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, TypeAdapter
+
+from xmtl_ray.data.ace05 import JmeeSentence, distinct_spans, union
+from xmtl_ray.events.ontology import m2e2
+from xmtl_ray.events.records import (
+    Box,
+    DataError,
+    DetectedObject,
+    Document,
+    Entity,
+    Image,
+    MultimediaEvent,
+    Sentence,
+    TextArgument,
+    TextEvent,
+    VisualArgument,
+    VisualEvent,
+    document_id,
+)
+from xmtl_ray.events.strict_json import read_json, read_text
+
+log = logging.getLogger(__name__)
+
+_Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+# Document, underscore, number; no folder in it: an image file cannot lie outside the images' folder.
+_Id = Annotated[str, StringConstraints(pattern=r"^[^/\\]+_\d+$")]
+_ImageName = Annotated[str, StringConstraints(pattern=r"^[^/\\]+_\d+\.jpg$")]
+_FlaggedBox = tuple[Literal["0", "1"], _Number, _Number, _Number, _Number]
+
+
+def _positive(box: _FlaggedBox) -> _FlaggedBox:
+    _, x0, y0, x1, y1 = box
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError("flag, x0, y0, x1, y1 with x1 > x0 and y1 > y0")
+    return box
+
+
+class _TextRow(JmeeSentence):
+    id: _Id = Field(alias="sentence_id")
+    image: list[_ImageName]
+
+
+class _ImageRow(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    event_type: str
+    role: dict[str, list[Annotated[_FlaggedBox, AfterValidator(_positive)]]]
+
+
+_TEXT = TypeAdapter(list[_TextRow])
+_IMAGES = TypeAdapter(dict[_Id, _ImageRow])
+
+
+def read(
+    folder: Path, images: Path | None = None, objects: dict[str, tuple[DetectedObject, ...]] | None = None
+) -> tuple[Document, ...]:
+    """The documents, in the order in which the files first name them; sentences and images by their number.
+
+    Args:
+        folder: holds text_only_event.json, text_multimedia_event.json, image_only_event.json,
+            image_multimedia_event.json and crossmedia_coref.txt.
+        images: folder of the image files ``<id>.jpg``; default ``folder/image`` if there is one. An image without a
+            file there has no path.
+        objects: detections by image id (``voa.read_objects``); those of images that no file names are not used.
+
+    Images are those with an event and those that a sentence lists. ``multimedia`` marks what the multimedia files
+    list. Raises DataError.
+    """
+    if images is not None and not images.is_dir():
+        raise DataError(images, None, "images", "no folder", "the folder of the image files")
+    sentences, listed = _sentences(folder)
+    gold = _images(folder)
+    for image_id in listed:
+        gold.setdefault(image_id, Image(image_id, None))
+    folder_of_images = folder / "image" if images is None else images
+    with_pixels = folder_of_images.is_dir()
+    for image_id, image in gold.items():
+        path = folder_of_images / f"{image_id}.jpg"
+        found = (objects or {}).get(image_id, ())
+        gold[image_id] = replace(image, path=path if with_pixels and path.is_file() else None, objects=found)
+    documents = _documents(sentences, gold, _coreference(folder / "crossmedia_coref.txt", sentences, gold))
+    log.info(
+        "%s: %d documents, %d sentences, %d images, %d with a file, %d with detections (%d detected images are in no "
+        "document)",
+        *(folder, len(documents), len(sentences), len(gold), sum(image.path is not None for image in gold.values())),
+        *(len(gold.keys() & (objects or {}).keys()), len((objects or {}).keys() - gold.keys())),
+    )
+    return documents
+
+
+def _sentences(folder: Path) -> tuple[dict[str, Sentence], tuple[str, ...]]:
+    """Sentences by id, and the ids of the images that they list."""
+    sentences: dict[str, Sentence] = {}
+    listed: dict[str, None] = {}
+    for file, multimedia in ((folder / "text_only_event.json", False), (folder / "text_multimedia_event.json", True)):
+        for row in read_json(file, _TEXT):
+            row.check_spans(file, row.id)
+            listed.update(dict.fromkeys(name.removesuffix(".jpg") for name in row.image))
+            entities = tuple(Entity(mention.span, mention.type) for mention in row.entities)
+            new = Sentence(row.id, tuple(row.words), entities, tuple(_text_events(file, row)), multimedia)
+            old = sentences.get(row.id, replace(new, entities=(), events=()))
+            if old.words != new.words:
+                raise DataError(file, row.id, "words", list(new.words), f"{list(old.words)}, as before")
+            sentences[row.id] = replace(
+                new,
+                entities=distinct_spans(old.entities + new.entities),
+                events=union(old.events + new.events),
+            )
+    return sentences, tuple(listed)
+
+
+def _text_events(file: Path, row: _TextRow) -> Iterable[TextEvent]:
+    for event in row.events:
+        _check_known(file, row.id, event.event_type, (argument.role for argument in event.arguments))
+        arguments = tuple(TextArgument(argument.role, argument.span) for argument in event.arguments)
+        yield TextEvent(event.event_type, event.trigger.span, arguments)
+
+
+def _images(folder: Path) -> dict[str, Image]:
+    """Images with an event, by id; one that both files have gets the events of both."""
+    images: dict[str, Image] = {}
+    for file, multimedia in ((folder / "image_only_event.json", False), (folder / "image_multimedia_event.json", True)):
+        for image_id, row in read_json(file, _IMAGES).items():
+            _check_known(file, image_id, row.event_type, row.role)
+            arguments = tuple(
+                VisualArgument(role, Box(*corners), union=flag == "0")
+                for role, boxes in row.role.items()
+                for flag, *corners in boxes
+            )
+            events = {event.type: event.arguments for event in images[image_id].events} if image_id in images else {}
+            earlier = events.get(row.event_type, ())
+            events[row.event_type] = earlier + tuple(box for box in arguments if box not in earlier)
+            shown = tuple(VisualEvent(event_type, filled) for event_type, filled in events.items())
+            images[image_id] = Image(image_id, None, shown, multimedia=multimedia)
+    return images
+
+
+def _check_known(file: Path, record: str, event_type: str, roles: Iterable[str]) -> None:
+    """Gold outside the ontology could never be predicted: that is an error of the file."""
+    ontology = m2e2()
+    if event_type not in ontology.roles_of:
+        raise DataError(file, record, "event_type", event_type, f"one of {ontology.types}")
+    for role in roles:
+        if not ontology.allows(event_type, role):
+            raise DataError(file, record, "role", role, f"one of {event_type}'s {ontology.roles_of[event_type]}")
+
+
+def _coreference(file: Path, sentences: dict[str, Sentence], images: dict[str, Image]) -> list[MultimediaEvent]:
+    pairs: dict[MultimediaEvent, None] = {}
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        if not line.strip():
+            continue
+        record, columns = f"line {number}", line.split("\t")
+        if len(columns) != 3:
+            raise DataError(file, record, "", line, "sentence id, image name and event type, tab-separated")
+        sentence, image, event_type = columns[0], columns[1].removesuffix(".jpg"), columns[2].strip()
+        if sentence not in sentences:
+            raise DataError(file, record, "sentence", sentence, "a sentence of the text files")
+        if image not in images:
+            raise DataError(file, record, "image", image, "an image of the image files or of a sentence's list")
+        if document_id(sentence) != document_id(image):
+            raise DataError(file, record, "image", image, f"an image of document {document_id(sentence)!r}")
+        _check_known(file, record, event_type, ())
+        pairs[MultimediaEvent(sentence, image, event_type)] = None
+    return list(pairs)
+
+
+def _documents(
+    sentences: dict[str, Sentence], images: dict[str, Image], pairs: list[MultimediaEvent]
+) -> tuple[Document, ...]:
+    ids = dict.fromkeys(document_id(mention) for mention in (*sentences, *images))
+    text: dict[str, list[Sentence]] = {document: [] for document in ids}
+    shown: dict[str, list[Image]] = {document: [] for document in ids}
+    joined: dict[str, list[MultimediaEvent]] = {document: [] for document in ids}
+    for sentence in sorted(sentences.values(), key=lambda item: _number(item.id)):
+        text[sentence.document].append(sentence)
+    for image in sorted(images.values(), key=lambda item: _number(item.id)):
+        shown[image.document].append(image)
+    for pair in pairs:
+        joined[document_id(pair.sentence)].append(pair)
+    return tuple(Document(name, tuple(text[name]), tuple(shown[name]), tuple(joined[name])) for name in ids)
+
+
+def _number(mention: str) -> int:
+    return int(mention.rpartition("_")[2])

@@ -1,0 +1,36 @@
+"""Textual and visual prompts: how an entity or an object is marked in its sentence or image (paper A, Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image as Picture
+from PIL import ImageDraw
+
+from xmtl_ray.events.ontology import type_words
+from xmtl_ray.events.records import Box, Span
+
+
+def entity_prompt(
+    words: Sequence[str], entity: Span, trigger: Span, event_type: str, marker: str, with_type: bool
+) -> tuple[list[str], list[str]]:
+    """The sentence with ``marker`` around the entity, and the event: the trigger's words and the type's.
+
+    >>> entity_prompt(["Police", "held", "him"], Span(2, 3), Span(1, 2), "Justice:Arrest-Jail", "$", True)
+    (['Police', 'held', '$', 'him', '$'], ['held', 'justice', 'arrest', 'jail'])
+    """
+    marked = [*words[: entity.start], marker, *words[entity.start : entity.end], marker, *words[entity.end :]]
+    event = list(words[trigger.start : trigger.end])
+    return marked, event + type_words(event_type).split() if with_type else event
+
+
+def object_prompt(canvas: np.ndarray, box: Box, line_px: int, color: tuple[int, int, int]) -> np.ndarray:
+    """A copy of ``canvas`` (uint8 [H, W, 3]) with ``box``, given as fractions of its sides, drawn on it."""
+    height, width = canvas.shape[:2]
+    picture = Picture.fromarray(canvas)
+    # The line lies inside the box and at least one pixel of it inside the image.
+    x0, y0 = (min(max(round(value * side), 0), side - 1) for value, side in ((box.x0, width), (box.y0, height)))
+    x1, y1 = (min(max(round(value * side) - 1, 0), side - 1) for value, side in ((box.x1, width), (box.y1, height)))
+    ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=color, width=line_px)
+    return np.asarray(picture)

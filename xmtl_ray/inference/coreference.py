@@ -1,0 +1,82 @@
+"""Which text and visual events of a document are one multimedia event (paper A, Coreference).
+
+Same type, same document, and an image-text similarity above the threshold. Without a similarity model the type alone
+decides; predictions then say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from xmtl_ray.data.images import Canvases
+from xmtl_ray.events.records import Document, MultimediaEvent, TextEvent, VisualEvent
+from xmtl_ray.models.encoders import EncoderError
+from xmtl_ray.models.inputs import normalise
+
+TYPE_ONLY = "same type in one document; no image-text similarity"
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Cosine of image and sentence, and what it must exceed."""
+
+    cosine: Callable[[Path, Sequence[str]], float]
+    threshold: float
+    source: str
+
+    def describe(self) -> str:
+        """How pairs are decided, for the prediction file."""
+        return f"same type in one document and cosine > {self.threshold} by {self.source}"
+
+
+def pairs(
+    document: Document,
+    text: Mapping[str, Sequence[TextEvent]],
+    image: Mapping[str, Sequence[VisualEvent]],
+    similarity: Similarity | None,
+) -> list[MultimediaEvent]:
+    """All (sentence, image, type) of ``document`` that corefer, each once."""
+    found = []
+    for sentence in document.sentences:
+        for picture in document.images:
+            types = {event.type for event in text.get(sentence.id, ())}
+            types &= {event.type for event in image.get(picture.id, ())}
+            if types and similarity is not None:
+                assert picture.path is not None  # an image without a file has no event
+                if not similarity.cosine(picture.path, sentence.words) > similarity.threshold:
+                    continue
+            found += [MultimediaEvent(sentence.id, picture.id, event_type) for event_type in sorted(types)]
+    return found
+
+
+def clip_similarity(name: str, threshold: float, device: torch.device) -> Similarity:
+    """Similarity by the CLIP model in a Hugging Face folder or of a name; each image and sentence is encoded once."""
+    from transformers import AutoTokenizer, CLIPModel
+
+    try:
+        model = CLIPModel.from_pretrained(name, trust_remote_code=False).to(device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise EncoderError(f"inference.coreference.encoder: found {name!r}, expected a CLIP folder or name: {first}") from None
+    side = model.config.vision_config.image_size
+    canvases, longest = Canvases(side, 0), model.config.text_config.max_position_embeddings
+    images: dict[Path, torch.Tensor] = {}
+    texts: dict[tuple[str, ...], torch.Tensor] = {}
+
+    @torch.inference_mode()
+    def cosine(path: Path, words: Sequence[str]) -> float:
+        if path not in images:
+            states = model.vision_model(pixel_values=normalise([canvases(path).array], side).to(device))
+            images[path] = torch.nn.functional.normalize(model.visual_projection(states.pooler_output), dim=-1)[0]
+        if (key := tuple(words)) not in texts:
+            encoded = tokenizer(" ".join(words), truncation=True, max_length=longest, return_tensors="pt").to(device)
+            states = model.text_model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
+            texts[key] = torch.nn.functional.normalize(model.text_projection(states.pooler_output), dim=-1)[0]
+        return float(images[path] @ texts[key])
+
+    return Similarity(cosine, threshold, name)

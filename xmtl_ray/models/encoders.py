@@ -1,0 +1,136 @@
+"""Text and vision encoders: from a Hugging Face folder or name, or built small from scratch.
+
+Poolers and output norms that the token states do not pass through are taken out, so that every parameter learns.
+No remote code is trusted; weights in pickle files are read by transformers with ``weights_only``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from xmtl_ray.config.schema import BuiltImage, BuiltText
+
+BUILT = "built"
+"""Encoder name that asks for one made from scratch."""
+
+
+class EncoderError(ValueError):
+    """A model folder or name that no encoder could be made from."""
+
+
+def text_config(name: str, built: BuiltText, vocabulary: int) -> PretrainedConfig:
+    """Configuration of the text encoder ``name``, or of a small BERT."""
+    if name != BUILT:
+        return _config(name, "model.text_encoder")
+    return BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=built.width,
+        num_hidden_layers=built.layers,
+        num_attention_heads=built.heads,
+        intermediate_size=4 * built.width,
+        hidden_dropout_prob=built.dropout,
+        attention_probs_dropout_prob=built.dropout,
+    )
+
+
+def image_config(name: str, built: BuiltImage) -> PretrainedConfig:
+    """Configuration of the vision encoder ``name`` (of a whole CLIP, its vision half), or of a small CLIP ViT."""
+    if name != BUILT:
+        config = _config(name, "model.image_encoder")
+        return getattr(config, "vision_config", config)
+    return CLIPVisionConfig(
+        image_size=built.image_px,
+        patch_size=built.patch_px,
+        hidden_size=built.width,
+        num_hidden_layers=built.layers,
+        num_attention_heads=built.heads,
+        intermediate_size=4 * built.width,
+        attention_dropout=built.dropout,
+    )
+
+
+def text_encoder(config: PretrainedConfig, weights: str | None) -> nn.Module:
+    """BERT or the like from its configuration; ``weights`` names pretrained ones."""
+    encoder = AutoModel.from_config(config) if weights is None else _load(AutoModel, weights, "model.text_encoder")
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
+
+
+def image_encoder(config: PretrainedConfig, weights: str | None) -> nn.Module:
+    """CLIP's vision transformer from its configuration; ``weights`` names pretrained ones."""
+    if config.model_type != "clip_vision_model":
+        raise EncoderError(f"model.image_encoder: found a {config.model_type}, expected a CLIP model")
+    encoder = (
+        CLIPVisionModel(config) if weights is None else _load(CLIPVisionModel, weights, "model.image_encoder")
+    )
+    # It only normalises the class token's pooled output, which nothing reads.
+    owner = getattr(encoder, "vision_model", encoder)
+    owner.post_layernorm = nn.Identity()
+    return encoder
+
+
+def tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer in a folder or of a name; it must be a fast one, for word positions."""
+    try:
+        loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"model.text_encoder: no tokenizer in {name!r}: {_first_line(error)}") from None
+    if not loaded.is_fast:
+        raise EncoderError(f"model.text_encoder: {name!r} has no fast tokenizer (tokenizer.json)")
+    return loaded
+
+
+def learn_tokenizer(sentences: Iterable[Sequence[str]], extra: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A lower-casing word-piece tokenizer of at most ``vocabulary`` pieces, learnt from ``sentences``.
+
+    ``extra`` words (markers, event types) get pieces of their own. Every single character of the text is a piece, so
+    that unseen words are spelt rather than unknown.
+    """
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 (no secret)
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
+    core.train_from_iterator([*(" ".join(words) for words in sentences), *(" ".join(extra) for _ in range(50))], trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, core.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"  # noqa: S106
+    )
+
+
+def _config(name: str, field: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{field}: found {name!r}, expected a Hugging Face folder or name: {_first_line(error)}") from None
+
+
+def _load(family: type, weights: str, field: str) -> nn.Module:
+    try:
+        return family.from_pretrained(weights, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{field}: cannot load weights of {weights!r}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+

@@ -1,0 +1,137 @@
+"""What the encoders take: word pieces and pixels, made from words and arrays.
+
+Shapes: B rows, T word pieces, W words, S pixels. A text batch holds the sentences of trigger detection first, then the
+prompts of argument extraction, so that one encoder pass serves both; likewise whole images, then marked images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A dataclass of tensors and numbers that moves to a device as one."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same record with every tensor on ``device``."""
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            moved[field.name] = value.to(device, non_blocking=True) if hasattr(value, "to") else value
+        return type(self)(**moved)
+
+
+@dataclass(frozen=True)
+class TextInputs(TensorRecord):
+    """Rows of word pieces: ``sentences`` sentences, then prompts."""
+
+    ids: Tensor
+    """[B, T] word-piece ids, padded at the end."""
+    mask: Tensor
+    """[B, T] True on real pieces."""
+    types: Tensor
+    """[B, T] 0 on the first part, 1 on what follows its [SEP]."""
+    words: Tensor
+    """[sentences, W] position of each word's first piece; 0 where there is no word."""
+    word_mask: Tensor
+    """[sentences, W] True on words that are there and were not cut."""
+    sentences: int
+    """How many rows are sentences."""
+
+
+@dataclass(frozen=True)
+class Inputs(TensorRecord):
+    """One step's inputs for all tasks; a modality that no task of the step uses is None."""
+
+    text: TextInputs | None
+    pixels: Tensor | None
+    """[B, 3, S, S] normalised: ``images`` whole images, then images with an object marked."""
+    images: int = 0
+    """How many rows of ``pixels`` are whole images."""
+
+
+class TextCodec:
+    """Words → :class:`TextInputs` by the text encoder's own tokenizer; counts the words that it had to cut."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.cut_words = 0
+
+    def __call__(
+        self, sentences: Sequence[Sequence[str]], prompts: Sequence[tuple[Sequence[str], Sequence[str]]] = ()
+    ) -> TextInputs:
+        """Encode sentences and (text, event) prompts into one batch, padded to its own longest row."""
+        ids: list[list[int]] = []
+        types: list[list[int]] = []
+        positions: list[list[int]] = []
+        if sentences:
+            encoded = self._encode([list(words) for words in sentences], None, True)
+            for row, words in enumerate(sentences):
+                first: dict[int, int] = {}
+                for position, word in enumerate(encoded.word_ids(row)):
+                    if word is not None:
+                        first.setdefault(word, position)
+                # A word may have no piece of its own (control characters); only a cut tail shortens the sentence.
+                kept = max(first, default=-1) + 1
+                positions.append([first.get(word, 0) for word in range(kept)])
+                self.cut_words += len(words) - kept
+            ids += encoded["input_ids"]
+            types += encoded["token_type_ids"]
+        if prompts:
+            # Only the text is cut: the event at the end is what the question is about.
+            encoded = self._encode([list(text) for text, _ in prompts], [list(event) for _, event in prompts], "only_first")
+            ids += encoded["input_ids"]
+            types += encoded["token_type_ids"]
+        padding = self.tokenizer.pad_token_id or 0
+        words = _pad(positions, 0)
+        return TextInputs(
+            ids=_pad(ids, padding),
+            mask=_lengths_mask(ids),
+            types=_pad(types, 0),
+            words=words,
+            word_mask=_lengths_mask(positions) if positions else words.bool(),
+            sentences=len(sentences),
+        )
+
+    def _encode(self, texts: list[list[str]], pairs: list[list[str]] | None, truncation: bool | str) -> Any:
+        return self.tokenizer(
+            texts,
+            pairs,
+            is_split_into_words=True,
+            truncation=truncation,
+            max_length=self.max_tokens,
+            return_token_type_ids=True,
+        )
+
+
+def normalise(canvases: Sequence[np.ndarray], side: int) -> Tensor:
+    """uint8 [H, W, 3] arrays → [B, 3, side, side] with CLIP's mean and deviation."""
+    batch = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2)
+    if batch.shape[-2:] != (side, side):
+        batch = torch.nn.functional.interpolate(
+            batch.float(), (side, side), mode="bicubic", antialias=True, align_corners=False
+        ).clamp(0, 255)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    return (batch.float() / 255 - mean) / std
+
+
+def _pad(rows: list[list[int]], value: int) -> Tensor:
+    width = max(map(len, rows), default=0)
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows], dtype=torch.long).view(len(rows), width)
+
+
+def _lengths_mask(rows: list[list[int]]) -> Tensor:
+    lengths = torch.tensor([len(row) for row in rows])
+    return torch.arange(int(lengths.max()))[None, :] < lengths[:, None]

@@ -1,0 +1,159 @@
+"""X-MTL: two modality-specific encoders, one shared encoder, a head per task (paper A, Eq. 1-4 and Fig. 2).
+
+Shapes: B rows, T word pieces or patches, D hidden. One forward pass runs each encoder at most once, whatever the
+number of tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from xmtl_ray.config.schema import TaskName
+from xmtl_ray.events.ontology import Ontology
+from xmtl_ray.models.heads import PooledHead, TorchCrf, TriggerHead
+from xmtl_ray.models.inputs import Inputs
+
+
+class SharedBlock(nn.Module):
+    """One pre-LN transformer block, Eq. 3-4."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_ffn = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, h_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """Attend to real positions only; ``mask`` None means all are real."""
+        batch, length, width = h_BTD.shape
+        qkv = self.qkv(self.norm_attention(h_BTD)).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = nn.functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if mask_BT is None else mask_BT[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        h_BTD = h_BTD + self.drop(self.out(attended.transpose(1, 2).reshape(batch, length, width)))
+        return h_BTD + self.drop(self.ffn(self.norm_ffn(h_BTD)))
+
+
+class SharedEncoder(nn.Module):
+    """L blocks that text and image states both pass through, Eq. 2."""
+
+    def __init__(self, layers: int, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(SharedBlock(width, heads, dropout) for _ in range(layers))
+
+    def forward(self, h_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """Aligned states → task-specific states Z."""
+        for block in self.blocks:
+            h_BTD = block(h_BTD, mask_BT)
+        return h_BTD
+
+
+class XMTL(nn.Module):
+    """The model of paper A for any subset of its tasks; an encoder that no task needs is not there.
+
+    Args:
+        tasks: which heads to make.
+        ontology: gives the labels of each head.
+        text: BERT or the like, returning ``last_hidden_state``; None without text tasks.
+        image: CLIP's vision transformer; None without image tasks.
+        shared: the modality-shared encoder.
+        width: its hidden size D.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskName],
+        ontology: Ontology,
+        text: nn.Module | None,
+        image: nn.Module | None,
+        shared: SharedEncoder,
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.shared = shared
+        self.text_encoder, self.image_encoder = text, image
+        if text is not None:
+            self.align_text = nn.Linear(text.config.hidden_size, width)
+        if image is not None:
+            self.align_image = nn.Linear(image.config.hidden_size, width)
+        if "td" in tasks:
+            self.td = TriggerHead(width, len(ontology.tags))
+            self.crf = TorchCrf(len(ontology.tags))
+        if "ae" in tasks:
+            self.ae = PooledHead(width, len(ontology.roles))
+        if "vc" in tasks:
+            self.vc = PooledHead(width, len(ontology.types))
+        if "rc" in tasks:
+            self.rc = PooledHead(width, len(ontology.roles))
+
+    @property
+    def image_px(self) -> int:
+        """Side of the square images that the vision encoder takes."""
+        assert self.image_encoder is not None
+        return int(self.image_encoder.config.image_size)
+
+    def forward(self, inputs: Inputs) -> dict[TaskName, Tensor]:
+        """Scores of every task that has rows in ``inputs``.
+
+        td: emissions [sentences, W, tags] for ``crf``; ae: [prompts, roles]; vc: [images, types]; rc: [marked, roles].
+        """
+        scores: dict[TaskName, Tensor] = {}
+        if inputs.text is not None:
+            text = inputs.text
+            z = self.shared(self.align_text(self._text_states(text)), text.mask)
+            if text.sentences:
+                scores["td"] = self.td(z[: text.sentences], text.words)
+            if len(text.ids) > text.sentences:
+                scores["ae"] = self.ae(z[text.sentences :], text.mask[text.sentences :])
+        if inputs.pixels is not None:
+            assert self.image_encoder is not None
+            z = self.shared(self.align_image(self.image_encoder(pixel_values=inputs.pixels).last_hidden_state))
+            if inputs.images:
+                scores["vc"] = self.vc(z[: inputs.images])
+            if len(z) > inputs.images:
+                scores["rc"] = self.rc(z[inputs.images :])
+        return scores
+
+    def _text_states(self, text: object) -> Tensor:
+        """Eq. 1: H_s = BERT(s)."""
+        assert self.text_encoder is not None
+        arguments = {"input_ids": text.ids, "attention_mask": text.mask.long()}
+        if getattr(self.text_encoder.config, "type_vocab_size", 0) > 1:
+            arguments["token_type_ids"] = text.types
+        return self.text_encoder(**arguments).last_hidden_state
+
+
+def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters by learning rate: ``text``, ``image``, ``other``, each split into matrices and the rest.
+
+    Keys are ``text``, ``text/plain`` and so on; ``/plain`` parameters (biases, norms) get no weight decay.
+    """
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = "text" if "text_encoder." in name else "image" if "image_encoder." in name else "other"
+        # Read ndim from the unsharded shape where ZeRO-3 has replaced it.
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        groups.setdefault(part if len(shape) > 1 else f"{part}/plain", []).append(parameter)
+    return groups
+
+
+@torch.no_grad()
+def count_parameters(model: nn.Module) -> int:
+    """Number of weights."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,90 @@
+"""Examples of several tasks → one batch: text of all text tasks together, images of all image tasks together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xmtl_ray.config.schema import TaskName, TextPrompt, VisualPrompt
+from xmtl_ray.data.images import Canvases
+from xmtl_ray.data.prompts import entity_prompt, object_prompt
+from xmtl_ray.events.ontology import m2e2
+from xmtl_ray.models.inputs import Inputs, TensorRecord, TextCodec, normalise
+from xmtl_ray.multitask.examples import ArgumentExample, Example, RoleExample, TriggerExample, VerbExample
+
+
+@dataclass(frozen=True)
+class Batch(TensorRecord):
+    """Inputs and, per task, its targets; None where the batch has no example of the task."""
+
+    inputs: Inputs
+    td: Tensor | None = None
+    """[B, W] tag indices, 0 beyond the sentence."""
+    ae: Tensor | None = None
+    """[B] role indices."""
+    vc: Tensor | None = None
+    """[B, types] 1.0 where the image shows the type."""
+    rc: Tensor | None = None
+    """[B] role indices."""
+
+
+class Collate:
+    """Makes a :class:`Batch` of the examples of each task."""
+
+    def __init__(
+        self,
+        codec: TextCodec | None,
+        canvases: Canvases | None,
+        image_px: int,
+        text_prompt: TextPrompt,
+        visual_prompt: VisualPrompt,
+    ) -> None:
+        self.codec, self.canvases, self.image_px = codec, canvases, image_px
+        self.text_prompt, self.visual_prompt = text_prompt, visual_prompt
+
+    def __call__(self, examples: Mapping[TaskName, Sequence[Example]]) -> Batch:
+        """Tasks may be missing or empty; then their targets are None."""
+        td: Sequence[TriggerExample] = examples.get("td", ())  # type: ignore[assignment]
+        ae: Sequence[ArgumentExample] = examples.get("ae", ())  # type: ignore[assignment]
+        vc: Sequence[VerbExample] = examples.get("vc", ())  # type: ignore[assignment]
+        rc: Sequence[RoleExample] = examples.get("rc", ())  # type: ignore[assignment]
+        text = pixels = tags = None
+        if td or ae:
+            assert self.codec is not None
+            text = self.codec([example.words for example in td], [self._prompt(example) for example in ae])
+            if td:
+                tags = torch.zeros(text.words.shape, dtype=torch.long)
+                for row, example in enumerate(td):
+                    kept = int(text.word_mask[row].sum())
+                    tags[row, :kept] = torch.tensor(example.tags[:kept])
+        if vc or rc:
+            assert self.canvases is not None
+            arrays = [self.canvases(example.path).array for example in vc]
+            for example in rc:
+                canvas = self.canvases(example.path)
+                box = canvas.fractions(example.box)
+                arrays.append(object_prompt(canvas.array, box, self.visual_prompt.line_px, self.visual_prompt.color))
+            pixels = normalise(arrays, self.image_px)
+        return Batch(
+            inputs=Inputs(text, pixels, len(vc)),
+            td=tags,
+            ae=torch.tensor([example.role for example in ae]) if ae else None,
+            vc=_multi_hot([example.types for example in vc]) if vc else None,
+            rc=torch.tensor([example.role for example in rc]) if rc else None,
+        )
+
+    def _prompt(self, example: ArgumentExample) -> tuple[list[str], list[str]]:
+        prompt = self.text_prompt
+        return entity_prompt(
+            example.words, example.entity, example.trigger, example.event_type, prompt.marker, prompt.event_type
+        )
+
+
+def _multi_hot(rows: Sequence[Sequence[int]]) -> Tensor:
+    hot = torch.zeros(len(rows), len(m2e2().types))
+    for row, types in enumerate(rows):
+        hot[row, list(types)] = 1
+    return hot

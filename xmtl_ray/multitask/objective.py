@@ -1,0 +1,58 @@
+"""Losses of the tasks and their sum: Eq. 6, 8, 10, 12 and 14 (without pseudo-label twins).
+
+The sum over a global batch is exact for any number of workers and micro-batches: each adds its own part of every
+task's mean over the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xmtl_ray.config.schema import TaskName
+from xmtl_ray.models.xmtl import XMTL
+from xmtl_ray.multitask.batch import Batch
+
+
+class Objective(nn.Module):
+    """The model with its losses: what an engine wraps, so that one call runs forward for all tasks."""
+
+    def __init__(self, model: XMTL) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> dict[TaskName, Tensor]:
+        """Loss of every example [B] per task of the batch, in fp32."""
+        scores = self.model(batch.inputs)
+        losses: dict[TaskName, Tensor] = {}
+        if batch.td is not None:
+            assert batch.inputs.text is not None
+            losses["td"], _ = self.model.crf(scores["td"], batch.inputs.text.word_mask, batch.td)
+        if batch.ae is not None:
+            losses["ae"] = functional.cross_entropy(scores["ae"].float(), batch.ae, reduction="none")
+        if batch.vc is not None:
+            # Eq. 10 sums over the types of an image.
+            losses["vc"] = functional.binary_cross_entropy_with_logits(
+                scores["vc"].float(), batch.vc, reduction="none"
+            ).sum(1)
+        if batch.rc is not None:
+            losses["rc"] = functional.cross_entropy(scores["rc"].float(), batch.rc, reduction="none")
+        return losses
+
+
+def total_loss(
+    losses: Mapping[TaskName, Tensor], shares: Mapping[TaskName, int], weights: Mapping[TaskName, float]
+) -> Tensor:
+    """X-MTL Eq. 14: Σ_k W_k · L_k, as far as these examples add to it.
+
+    Args:
+        losses: per-example losses [B_k] of the examples at hand.
+        shares: how many examples of each task the whole global batch has (N_k); L_k is the mean over them.
+        weights: W_k.
+
+    Summed over all workers and micro-batches this is the loss of the global batch.
+    """
+    parts = [weights[name] * values.sum() / shares[name] for name, values in losses.items()]
+    return sum(parts[1:], parts[0])

@@ -1,0 +1,209 @@
+"""A training run in MLflow, sent from its journal by a thread that never holds training up.
+
+The one surprising fact: the journal, not MLflow, is the truth. The thread sends what has been written since, in
+batches; while the server is down it waits and tries again, and what is left at the end goes with ``xmtl sync``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from xmtl_ray.tracking.journal import JOURNAL, Journal, read_from
+
+log = logging.getLogger(__name__)
+
+STATE = "mlflow.json"
+_BATCH_LINES = 250
+"""Journal lines per request; a line holds a handful of metrics and MLflow takes 1,000 at a time."""
+
+
+@dataclass
+class _State:
+    """How far the journal has been sent, and to where."""
+
+    uri: str
+    experiment: str
+    name: str
+    run_id: str | None = None
+    sent_bytes: int = 0
+
+
+class Unsent(ConnectionError):
+    """The tracking server did not take the journal: what is left, and how to send it later."""
+
+
+class Sender:
+    """Sends one run folder's journal to MLflow, from where it was left."""
+
+    def __init__(self, folder: Path, uri: str, experiment: str, name: str) -> None:
+        self.folder = folder
+        self.state = _State(uri, experiment, name)
+        with suppress(FileNotFoundError):
+            earlier = _State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+            if (earlier.uri, earlier.experiment) == (uri, experiment):
+                self.state = earlier
+
+    def send(self) -> int:
+        """Send everything written so far; returns how many lines. Raises Unsent."""
+        # Waiting is this thread's business: a request that fails should say so soon.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+        from requests.exceptions import RequestException
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        count = 0
+        try:
+            client = MlflowClient(self.state.uri)
+            while True:
+                lines, offset = read_from(self.folder / JOURNAL, self.state.sent_bytes, _BATCH_LINES)
+                if not lines:
+                    return count
+                self._send_lines(client, self._run_id(client), lines)
+                self.state.sent_bytes = offset
+                self._save()
+                count += len(lines)
+        except (MlflowException, RequestException, OSError) as error:
+            left = (self.folder / JOURNAL).stat().st_size - self.state.sent_bytes
+            first = str(error).strip().splitlines()[0]
+            raise Unsent(f"{self.state.uri} did not take {left} bytes of {self.folder / JOURNAL}: {first}") from error
+
+    def _run_id(self, client: Any) -> str:
+        if self.state.run_id is None:
+            experiment = client.get_experiment_by_name(self.state.experiment)
+            experiment_id = experiment.experiment_id if experiment else self._create_experiment(client)
+            self.state.run_id = client.create_run(experiment_id, run_name=self.state.name).info.run_id
+            self._save()
+        return str(self.state.run_id)
+
+    def _create_experiment(self, client: Any) -> str:
+        # With a database file and no server, MLflow would put artifacts under whatever folder this process is in.
+        database = self.state.uri.removeprefix("sqlite:///")
+        beside = None if database == self.state.uri else (Path(database).resolve().parent / "mlartifacts").as_uri()
+        return str(client.create_experiment(self.state.experiment, artifact_location=beside))
+
+    def _send_lines(self, client: Any, run_id: str, lines: Iterable[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics: list[Any] = []
+        parameters: list[Any] = []
+        tags: list[Any] = []
+        status: dict[str, Any] | None = None
+        for line in lines:
+            if "metrics" in line:
+                metrics += [
+                    Metric(name, value, line["time_ms"], line["step"]) for name, value in line["metrics"].items()
+                ]
+            elif "parameters" in line:
+                parameters += [Param(name, value[:6000]) for name, value in line["parameters"].items()]
+            elif "tags" in line:
+                tags += [RunTag(name, value) for name, value in line["tags"].items()]
+            elif "artifact" in line:
+                self._send_artifact(client, run_id, line["artifact"])
+            else:
+                status = line
+        for kind, items, size in (("params", parameters, 100), ("tags", tags, 100), ("metrics", metrics, 1000)):
+            for start in range(0, len(items), size):
+                client.log_batch(run_id, **{kind: items[start : start + size]})
+        if status is not None and status["status"] == "RUNNING":
+            client.update_run(run_id, "RUNNING")
+        elif status is not None:
+            client.set_terminated(run_id, status["status"], status["time_ms"])
+
+    def _send_artifact(self, client: Any, run_id: str, name: str) -> None:
+        path, parent = self.folder / name, Path(name).parent
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), name)
+        elif path.is_file():
+            client.log_artifact(run_id, str(path), None if parent == Path() else str(parent))
+        else:
+            log.warning("%s is gone and cannot be an artifact of run %s", path, run_id)
+
+    def _save(self) -> None:
+        partial = self.folder / f".{STATE}"
+        partial.write_text(json.dumps(asdict(self.state), indent=1), encoding="utf-8")
+        partial.replace(self.folder / STATE)
+
+
+class Run:
+    """A run that is being tracked: write to ``journal``; the rest happens beside it.
+
+    Args:
+        folder: the run's folder, where the journal lies.
+        uri: MLflow's tracking URI; None keeps everything in the folder.
+        interval_s: seconds between sendings.
+    """
+
+    def __init__(self, folder: Path, uri: str | None, experiment: str, name: str, interval_s: float = 3.0) -> None:
+        self.journal = Journal(folder)
+        self.journal.status("RUNNING")
+        self.sender = None if uri is None else Sender(folder, uri, experiment, name)
+        self._interval_s = interval_s
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep_sending, name="mlflow-sender", daemon=True)
+        if self.sender is not None:
+            self._thread.start()
+
+    def finish(self, status: str, grace_s: float = 120.0) -> None:
+        """Close the journal and wait for the rest to be sent: a failing server is given one more try."""
+        self.journal.status(status)
+        self.journal.close()
+        self._closing.set()
+        if self.sender is not None:
+            self._thread.join(grace_s)
+
+    def _keep_sending(self) -> None:
+        assert self.sender is not None
+        wait, told = self._interval_s, False
+        while True:
+            closing = self._closing.wait(wait)
+            try:
+                self.sender.send()
+                wait, told = self._interval_s, False
+            except Unsent as error:
+                if not told or closing:
+                    hint = f"; later: xmtl sync {self.sender.folder}" if closing else "; training goes on"
+                    log.warning("%s%s", error, hint)
+                wait, told = min(2 * wait, 60.0), True
+            if closing:
+                return
+
+
+def sync(folder: Path) -> int:
+    """Send what a run folder still holds, to where it was meant to go; returns how many lines. Raises Unsent."""
+    try:
+        state = _State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder / STATE}: not there; expected the folder of a tracked run") from None
+    return Sender(folder, state.uri, state.experiment, state.name).send()
+
+
+def environment_tags(extra: Mapping[str, str]) -> dict[str, str]:
+    """Git commit (and whether the tree was clean), Python and package versions."""
+    tags = {"python": platform.python_version(), "platform": platform.platform(), **extra}
+    for package in ("xmtl_ray", "torch", "transformers", "ray", "deepspeed", "mlflow"):
+        with suppress(PackageNotFoundError):
+            tags[f"version.{package}"] = version(package)
+    here = Path(__file__).parent
+    with suppress(OSError, subprocess.CalledProcessError):
+        tags["mlflow.source.git.commit"] = _git(here, "rev-parse", "HEAD")
+        tags["git.clean"] = str(not _git(here, "status", "--porcelain")).lower()
+    return tags
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)  # noqa: S603, S607
+    return done.stdout.strip()
+

@@ -1,0 +1,198 @@
+"""Forward, backward and update over all workers: DDP or DeepSpeed behind one seam.
+
+Both give the same losses on the same data (to float tolerance). Learning rates are set from the step alone, so the
+schedule has no state of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from xmtl_ray.config.schema import LearningRates, TaskName, Train
+from xmtl_ray.config.schema import Engine as EngineConfig
+from xmtl_ray.models.xmtl import parameter_groups
+from xmtl_ray.multitask.batch import Batch
+from xmtl_ray.multitask.objective import Objective
+
+Losses = Mapping[TaskName, Tensor]
+
+
+class Engine(Protocol):
+    """One training step at a time."""
+
+    def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
+        """One optimizer step over this rank's micro-batches; learning rates are their peaks times ``factor``.
+
+        Returns the per-example losses of each micro-batch, detached.
+        """
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """All weights of the model on rank 0, None elsewhere. Every rank calls it."""
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of the optimizer's state (and whatever weights() does not hold)."""
+
+    def load(self, folder: Path, weights: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Go back to what :meth:`save` wrote; ``weights`` reads the model's."""
+
+
+def create(config: EngineConfig, train: Train, objective: Objective, device: torch.device) -> Engine:
+    """The engine that ``config`` names, around ``objective``."""
+    if config.name == "deepspeed":
+        return DeepSpeed(objective, train, config.zero_stage, device)
+    return Ddp(objective, train, device)
+
+
+def schedule(train: Train, step: int, total_steps: int) -> float:
+    """Factor on the peak learning rates at ``step`` (from 0) of ``total_steps``: linear warm-up, then the decay."""
+    warmup = round(train.warmup_fraction * total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total_steps - warmup)
+    match train.schedule:
+        case "linear":
+            return 1 - done
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        case "constant":
+            return 1.0
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether forward passes run in bf16: asked for, or ``auto`` on a GPU that computes it natively."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
+
+
+def optimizer(model: nn.Module, rates: LearningRates, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW with the three learning rates; no decay on biases and norms. ``peak`` keeps each group's rate."""
+    groups = []
+    for name, parameters in parameter_groups(model).items():
+        part, _, plain = name.partition("/")
+        rate = getattr(rates, part)
+        groups.append(
+            {"params": parameters, "lr": rate, "peak": rate, "weight_decay": 0.0 if plain else weight_decay}
+        )
+    fused = next(model.parameters()).is_cuda
+    return torch.optim.AdamW(groups, fused=fused)
+
+
+class Ddp:
+    """torch's DistributedDataParallel, or the bare module in a single process."""
+
+    def __init__(self, objective: Objective, train: Train, device: torch.device) -> None:
+        self.objective = objective.to(device)
+        self.device, self.clip_norm = device, train.clip_norm
+        self.bf16 = use_bf16(train.precision, device)
+        self.module: nn.Module = self.objective
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            self.module = DistributedDataParallel(objective, gradient_as_bucket_view=True)
+        self.optimizer = optimizer(objective.model, train.learning_rate, train.weight_decay)
+
+    def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
+        """See :class:`Engine`. Gradients are exchanged with the last micro-batch only."""
+        world = dist.get_world_size() if self.module is not self.objective else 1
+        _set_rates(self.optimizer, factor)
+        seen: list[Losses] = []
+        for number, batch in enumerate(batches):
+            exchange = self.module is self.objective or number == len(batches) - 1
+            with nullcontext() if exchange else self.module.no_sync():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    losses = self.module(batch)
+                # DDP averages gradients over the workers; the loss of a global batch is their sum.
+                (world * total(losses)).backward()
+            seen.append({name: values.detach() for name, values in losses.items()})
+        nn.utils.clip_grad_norm_(self.objective.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return seen
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """See :class:`Engine`."""
+        return self.objective.model.state_dict() if _rank() == 0 else None
+
+    def save(self, folder: Path) -> None:
+        """Rank 0 writes for all: every rank's state is the same."""
+        if _rank() == 0:
+            torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+
+    def load(self, folder: Path, weights: Callable[[], Mapping[str, Tensor]]) -> None:
+        """See :class:`Engine`."""
+        self.objective.model.load_state_dict(weights())
+        state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state)
+
+
+class DeepSpeed:
+    """DeepSpeed with ZeRO 0-3; the process group is the one that Ray has made."""
+
+    def __init__(self, objective: Objective, train: Train, zero_stage: int, device: torch.device) -> None:
+        import deepspeed
+
+        self.objective, self.stage = objective.to(device), zero_stage
+        self.bf16, self.device = use_bf16(train.precision, device), device
+        config: dict[str, Any] = {
+            "train_batch_size": train.accumulation * dist.get_world_size(),
+            "train_micro_batch_size_per_gpu": 1,  # only a count to DeepSpeed: batches come from our mixture
+            "gradient_accumulation_steps": train.accumulation,
+            "gradient_clipping": train.clip_norm,
+            "zero_optimization": {"stage": zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "torch_autocast": {"enabled": self.bf16, "dtype": "bfloat16"},
+            "steps_per_print": 10**9,
+        }
+        # Groups are made before ZeRO-3 takes the weights' shapes away.
+        adamw = optimizer(objective.model, train.learning_rate, train.weight_decay)
+        self.engine, self.optimizer, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=config)
+
+    def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
+        """See :class:`Engine`."""
+        _set_rates(self.optimizer, factor)
+        seen: list[Losses] = []
+        for batch in batches:
+            losses = self.engine(batch)
+            # DeepSpeed averages over workers and micro-batches; the loss of a global batch is the sum over both.
+            self.engine.backward(len(batches) * dist.get_world_size() * total(losses))
+            self.engine.step()
+            seen.append({name: values.detach() for name, values in losses.items()})
+        return seen
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """See :class:`Engine`. Under ZeRO-3 each weight is gathered for a moment, one by one."""
+        import deepspeed
+
+        named = {**dict(self.objective.model.named_parameters()), **dict(self.objective.model.named_buffers())}
+        kept = self.objective.model.state_dict().keys()
+        state: dict[str, Tensor] = {}
+        for name in (name for name in named if name in kept):
+            with deepspeed.zero.GatheredParameters([named[name]], enabled=self.stage == 3):
+                if _rank() == 0:
+                    state[name] = named[name].detach().to("cpu", copy=True)
+        return state if _rank() == 0 else None
+
+    def save(self, folder: Path) -> None:
+        """Every rank writes its shard."""
+        self.engine.save_checkpoint(str(folder / "deepspeed"), tag="state")
+
+    def load(self, folder: Path, weights: Callable[[], Mapping[str, Tensor]]) -> None:
+        """DeepSpeed's own shards hold weights and optimizer state alike."""
+        self.engine.load_checkpoint(str(folder / "deepspeed"), tag="state")
+
+
+def _set_rates(optimizer: Any, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
