@@ -72,7 +72,7 @@ def image(*events, name="D_0"):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_gold_is_perfect(protocol):
-    """4 multimedia arguments more than text has: the picture's box counts once for each of its two pairs."""
+    """Multimedia arguments are 2 + 1 and 1 + 1: the picture's one box counts once for each of its two pairs."""
     found = counts(from_gold(GOLD), protocol)
     assert found == {
         "text_event": (3, 3, 3),

@@ -164,6 +164,15 @@ class Model(Section):
     """Recompute the encoders' activations in the backward pass to save memory."""
 
 
+class TaskRates(Section):
+    """How often a task's examples come, relative to how many it has; 1 for all is in proportion to the data."""
+
+    td: Rate = 1.0
+    ae: Rate = 1.0
+    vc: Rate = 1.0
+    rc: Rate = 1.0
+
+
 class Multitask(Section):
     """Which tasks are learnt together, and how."""
 
@@ -171,6 +180,9 @@ class Multitask(Section):
     """td trigger detection, ae argument extraction, vc verb classification, rc role classification."""
     strategy: Literal["joint"] = "joint"
     """joint: every step learns from every task, in proportion to their data."""
+
+    rate: TaskRates = TaskRates()
+    """Departures from the paper's proportional sampling."""
 
     @model_validator(mode="after")
     def _unique(self) -> Self:

@@ -8,9 +8,7 @@ The surprising fact: SWiG writes "not in the picture" as a box of four -1.
 from __future__ import annotations
 
 import logging
-import os
 import random
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -129,20 +127,20 @@ def _check_known(file: Path, name: str, verb: str, roles: Iterable[str], verbs: 
 
 
 def _inside(file: Path, name: str, images: Path) -> Path:
-    """``images/name``; a name that leads out of the folder, however it is written, is a DataError."""
-    folder, path = os.path.normpath(images), os.path.normpath(images / name)
-    if path == folder or not Path(path).is_relative_to(folder):
+    """``images/name``; a name that could lead out of the folder is a DataError."""
+    relative = Path(name)
+    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
         raise DataError(file, name, "image name", name, f"a file inside {images}")
-    return images / name
+    return images / relative
 
 
 def _majority(frames: Sequence[dict[str, str]]) -> tuple[tuple[str, str], ...]:
-    votes: dict[str, Counter[str]] = {}
+    given: dict[str, list[str]] = {}
     for frame in frames:
         for role, noun in frame.items():
             if noun:
-                votes.setdefault(role, Counter())[noun] += 1
-    return tuple((role, nouns.most_common(1)[0][0]) for role, nouns in votes.items())
+                given.setdefault(role, []).append(noun)
+    return tuple((role, max(nouns, key=nouns.count)) for role, nouns in given.items())
 
 
 def missing_images(images: Iterable[Image]) -> tuple[Path, ...]:

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+POOL = 32
+"""Steps whose examples are sorted by length among themselves: enough for little padding, few enough to stay random."""
 
-def quotas(sizes: Mapping[str, int], batch: int, minimum: int = 1) -> dict[str, int]:
+
+def quotas(sizes: Mapping[str, float], batch: int, minimum: int = 1) -> dict[str, int]:
     """How many examples of each task one batch of ``batch`` takes.
 
     In proportion to ``sizes`` by largest remainders, at least ``minimum`` each, exactly ``batch`` in all. Ties go to
@@ -35,18 +38,33 @@ def steps_per_epoch(sizes: Mapping[str, int], shares: Mapping[str, int]) -> int:
 
 
 def epoch_batches(
-    sizes: Mapping[str, int], shares: Mapping[str, int], seed: int, epoch: int, first_step: int = 0
+    sizes: Mapping[str, int],
+    shares: Mapping[str, int],
+    seed: int,
+    epoch: int,
+    first_step: int = 0,
+    lengths: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Example indices of each step of ``epoch`` from ``first_step`` on, per task.
 
-    Each epoch shuffles every task anew; what one epoch leaves over comes in another.
+    Each epoch shuffles every task anew; what one epoch leaves over comes in another. ``lengths`` of a task's examples
+    bring like lengths together, so that little is padded: within every ``POOL`` steps examples are dealt out by
+    length, and the order of those steps is drawn again. All tasks are long and short in the same steps.
     """
-    order = {
-        name: np.random.default_rng((seed, epoch, number)).permutation(size)
-        for number, (name, size) in enumerate(sizes.items())
-    }
-    for step in range(first_step, steps_per_epoch(sizes, shares)):
-        yield {name: order[name][step * share : (step + 1) * share] for name, share in shares.items()}
+    steps = steps_per_epoch(sizes, shares)
+    plan: dict[str, np.ndarray] = {}
+    for number, (name, share) in enumerate(shares.items()):
+        order = np.random.default_rng((seed, epoch, number)).permutation(sizes[name])[: steps * share]
+        if lengths is not None and name in lengths:
+            pools = [order[start : start + POOL * share] for start in range(0, len(order), POOL * share)]
+            order = np.concatenate([pool[np.argsort(lengths[name][pool], kind="stable")] for pool in pools])
+        plan[name] = order.reshape(steps, share)
+    turns = np.random.default_rng((seed, epoch, len(sizes)))
+    drawn = np.concatenate(
+        [start + turns.permutation(min(POOL, steps - start)) for start in range(0, steps, POOL)]
+    ) if lengths else np.arange(steps)
+    for step in drawn[first_step:]:
+        yield {name: rows[step] for name, rows in plan.items()}
 
 
 def rank_share(

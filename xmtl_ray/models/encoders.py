@@ -95,16 +95,16 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 
 def learn_tokenizer(sentences: Iterable[Sequence[str]], extra: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A lower-casing word-piece tokenizer of at most ``vocabulary`` pieces, learnt from ``sentences``.
+    """A lower-casing tokenizer of at most ``vocabulary`` pieces, learnt from ``sentences``.
 
-    ``extra`` words (markers, event types) get pieces of their own. Every single character of the text is a piece, so
-    that unseen words are spelt rather than unknown.
+    ``extra`` words (markers, event types) get pieces of their own; unseen words are spelt in pieces. Byte pairs rather
+    than word pieces, because only their trainer gives the same pieces in every process.
     """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 (no secret)
+    core = Tokenizer(models.BPE(unk_token="[UNK]"))  # noqa: S106 (no secret)
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
     core.train_from_iterator([*(" ".join(words) for words in sentences), *(" ".join(extra) for _ in range(50))], trainer)
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",

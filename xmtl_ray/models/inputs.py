@@ -28,7 +28,7 @@ class TensorRecord:
         moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            moved[field.name] = value.to(device, non_blocking=True) if hasattr(value, "to") else value
+            moved[field.name] = value.to(device) if isinstance(value, Tensor | TensorRecord) else value
         return type(self)(**moved)
 
 

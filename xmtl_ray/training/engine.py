@@ -83,8 +83,7 @@ def optimizer(model: nn.Module, rates: LearningRates, weight_decay: float) -> to
         groups.append(
             {"params": parameters, "lr": rate, "peak": rate, "weight_decay": 0.0 if plain else weight_decay}
         )
-    fused = next(model.parameters()).is_cuda
-    return torch.optim.AdamW(groups, fused=fused)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 class Ddp:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
@@ -27,7 +28,7 @@ from xmtl_ray.models import weights
 from xmtl_ray.models.weights import LoadedModel
 from xmtl_ray.multitask.batch import Batch, Collate
 from xmtl_ray.multitask.dev import evaluate
-from xmtl_ray.multitask.examples import Example, Examples
+from xmtl_ray.multitask.examples import ArgumentExample, Example, Examples, TriggerExample
 from xmtl_ray.multitask.objective import Objective, total_loss
 from xmtl_ray.training import engine as engines
 from xmtl_ray.training.context import WorkerContext
@@ -79,7 +80,8 @@ def train(
     """
     spec = config.train
     sizes = {name: len(examples.train[name]) for name in config.multitask.tasks}
-    shares: dict[TaskName, int] = quotas(sizes, spec.global_batch, context.world_size * spec.accumulation)  # type: ignore
+    wanted = {name: size * getattr(config.multitask.rate, name) for name, size in sizes.items()}
+    shares: dict[TaskName, int] = quotas(wanted, spec.global_batch, context.world_size * spec.accumulation)  # type: ignore
     steps = steps_per_epoch(sizes, shares)
     if steps == 0:
         short = {name: f"{sizes[name]} of {shares[name]}" for name in sizes if sizes[name] < shares[name]}
@@ -137,10 +139,15 @@ def _batches(
     position: Position,
 ) -> Iterator[list[Batch]]:
     """This rank's micro-batches of each step from ``position`` to the end of its epoch, on the device."""
-    accumulation = config.train.accumulation
+    accumulation, seed = config.train.accumulation, config.train.seed
+    lengths = {
+        name: np.array([len(item.words) for item in items])
+        for name, items in examples.items()
+        if isinstance(items[0], TriggerExample | ArgumentExample)
+    }
     plan = [
         {name: [examples[name][index] for index in indices] for name, indices in micro.items()}
-        for batch in epoch_batches(sizes, shares, config.train.seed, position.epoch, position.step_in_epoch)
+        for batch in epoch_batches(sizes, shares, seed, position.epoch, position.step_in_epoch, lengths)
         for micro in rank_share(batch, context.rank, context.world_size, accumulation)
     ]
     # The loader draws a seed from the global generator unless it has its own, and would break resumption.

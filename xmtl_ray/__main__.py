@@ -1,0 +1,6 @@
+"""``python -m xmtl_ray`` is ``xmtl``."""
+
+from xmtl_ray.cli import main
+
+if __name__ == "__main__":
+    main()

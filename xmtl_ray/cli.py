@@ -1,0 +1,277 @@
+"""The verbs. Arguments are parsed first; torch, ray and mlflow are imported inside the verb that needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    name="xmtl",
+    help="Train, extract and score multimedia event extraction models on Ray.\n\nStart with: xmtl demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    rich_markup_mode="markdown",
+)
+evaluate_app = typer.Typer(help="Score predictions against gold.", no_args_is_help=True)
+app.add_typer(evaluate_app, name="evaluate")
+console = Console(highlight=False)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
+]
+RecipeName = Annotated[str, typer.Argument(help="A recipe of the package (xmtl recipes) or a YAML file")]
+
+
+class Size(StrEnum):
+    """How much of a world."""
+
+    SMALL = "small"
+    MEDIUM = "medium"
+    LARGE = "large"
+
+
+@app.command(epilog="Example: **xmtl recipes**")
+def recipes() -> None:
+    """List the recipes of the package."""
+    from importlib.resources import files
+
+    from xmtl_ray.config.load import recipes as names
+
+    table = Table(box=None, show_header=False)
+    for name in names():
+        text = (files("xmtl_ray") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        table.add_row(f"[bold]{name}[/]", text.splitlines()[0].removeprefix("# "))
+    console.print(table)
+
+
+@app.command(epilog="Example: **xmtl config xmtl train.epochs=3 --explain**")
+def config(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what each field means, with its dotted path")] = False,
+) -> None:
+    """Print the resolved settings of a recipe."""
+    from xmtl_ray.config.load import dump, leaves, load
+
+    with _user_errors():
+        resolved = load(recipe, overrides or [])
+        if not explain:
+            typer.echo(dump(resolved), nl=False)
+            return
+        for path, value, meaning in leaves(resolved):
+            typer.echo(f"{path}={'null' if value is None else value}")
+            if meaning:
+                typer.echo(f"    {meaning}")
+
+
+@app.command(epilog="Example: **xmtl world /tmp/world --seed 0 --size small**")
+def world(
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty")],
+    seed: Annotated[int, typer.Option(help="The same seed writes the same bytes")] = 0,
+    size: Annotated[Size, typer.Option(help="small trains in seconds, medium in a minute or two, large in many")] = (
+        Size.MEDIUM
+    ),
+) -> None:
+    """Write the miniature news world: a seeded corpus in the layouts of ACE, imSitu + SWiG, VOA and M2E2."""
+    from xmtl_ray.data.world import write_world
+
+    with _user_errors():
+        if out.exists() and any(out.iterdir()):
+            raise ValueError(f"{out}: found files in it, expected a new or empty folder")
+        counts = write_world(out, seed, size.value)
+        typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+@app.command(epilog="Example: **xmtl train m2e2_text data.train=DIR data.test=DIR model.text_encoder=FOLDER**")
+def train(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Train on Ray; then extract from and score `data.test`, and write a report.
+
+    The same `name` again continues a run that was stopped. Everything lies in `storage_path/name`.
+    """
+    from xmtl_ray.config.load import load
+
+    with _user_errors():
+        _train(load(recipe, overrides or []))
+
+
+@app.command(epilog="Example: **xmtl extract runs/demo/model demo/world/m2e2 --out predictions.json**")
+def extract(
+    model: Annotated[Path, typer.Argument(help="A model folder, as a run leaves it")],
+    documents: Annotated[Path, typer.Argument(help="Folder in the M2E2 layout; its gold is not looked at")],
+    out: Annotated[Path, typer.Option(help="Prediction file to write (m2e2-pred-1)")] = Path("predictions.json"),
+    objects: Annotated[Path | None, typer.Option(help="Detections of the images, in VOA's object layout")] = None,
+    similarity: Annotated[str | None, typer.Option(help="CLIP folder or name; none: the same type corefers")] = None,
+) -> None:
+    """Extract events from documents with a trained model."""
+    with _user_errors():
+        from xmtl_ray.data import m2e2, voa
+        from xmtl_ray.events import predictions as prediction_files
+        from xmtl_ray.inference.coreference import TYPE_ONLY, clip_similarity
+        from xmtl_ray.inference.extract import Extractor
+        from xmtl_ray.models import weights
+
+        loaded = weights.load(model)
+        found = None if objects is None else voa.read_objects(objects)
+        scorer = None
+        if similarity is not None:
+            threshold = loaded.config.inference.coreference.threshold
+            scorer = clip_similarity(similarity, threshold, next(loaded.model.parameters()).device)
+        predictions = Extractor(loaded, loaded.config, scorer)(m2e2.read(documents, objects=found))
+        how = TYPE_ONLY if scorer is None else scorer.describe()
+        prediction_files.write(out, predictions, coreference=how, model=str(model))
+        typer.echo(
+            f"{out}: {sum(map(len, predictions.text.values()))} text events, "
+            f"{sum(map(len, predictions.image.values()))} visual events, {len(predictions.multimedia)} pairs ({how})"
+        )
+
+
+@evaluate_app.command("m2e2", epilog="Example: **xmtl evaluate m2e2 --gold DIR --pred predictions.json --json**")
+def evaluate_m2e2(
+    gold: Annotated[Path, typer.Option(help="Folder with M2E2's five files")],
+    pred: Annotated[Path, typer.Option(help="Prediction file (m2e2-pred-1)")],
+    protocol: Annotated[list[str] | None, typer.Option(help="table or strict; may be given again; none: both")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+) -> None:
+    """Score a prediction file by the M2E2 benchmark's protocols."""
+    with _user_errors():
+        from xmtl_ray.data import m2e2
+        from xmtl_ray.evaluation.m2e2 import score
+        from xmtl_ray.events import predictions as prediction_files
+
+        documents, predictions = m2e2.read(gold), prediction_files.read(pred)
+        scores = {
+            name: {metric: counts.as_dict() for metric, counts in score(documents, predictions, name).items()}
+            for name in protocol or ("table", "strict")
+        }
+        if as_json:
+            typer.echo(json.dumps(scores, indent=1))
+        else:
+            _print_scores(scores)
+
+
+@app.command(epilog="Example: **xmtl demo --out demo**")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the world and the runs")] = Path("demo"),
+    workers: Annotated[int, typer.Option(help="Ray Train workers")] = 2,
+    size: Annotated[Size, typer.Option(help="Size of the world")] = Size.MEDIUM,
+    recipe: Annotated[str, typer.Option(help="Recipe to train")] = "xmtl_demo",
+) -> None:
+    """From nothing to scores: make a world, train X-MTL's four tasks on Ray, extract, score, report. Offline."""
+    started = time.monotonic()
+    from xmtl_ray.config.load import load
+    from xmtl_ray.data.world import write_world
+
+    with _user_errors():
+        corpus = out / f"world-{size.value}"
+        if not (corpus / "world.json").exists():
+            typer.echo(f"1/3 drawing a {size.value} news world in {corpus}")
+            write_world(corpus, 0, size.value)
+        name = time.strftime("demo-%Y%m%d-%H%M%S")
+        typer.echo(f"2/3 training four tasks with {workers} Ray workers (starting them takes half a minute)")
+        settings = [f"name={name}", f"data.root={corpus}", f"storage_path={out / 'runs'}", f"cluster.workers={workers}"]
+        _train(load(recipe, settings))
+        typer.echo(f"3/3 done in {_clock(time.monotonic() - started)}")
+
+
+@app.command(epilog="Example: **xmtl sync runs/xmtl**")
+def sync(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None:
+    """Send MLflow what a run could not, because the tracking server was away."""
+    with _user_errors():
+        from xmtl_ray.tracking.run import sync as send
+
+        typer.echo(f"{folder}: {send(folder)} lines sent")
+
+
+@app.command(epilog="Example: **xmtl report runs/xmtl**")
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None:
+    """Write a run's HTML page anew."""
+    from xmtl_ray.config.load import load
+
+    with _user_errors():
+        typer.echo(str(_report(folder, load(str(folder / "config.yaml")))))
+
+
+def main() -> None:
+    """Entry point of ``xmtl``."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("xmtl_ray").setLevel(logging.INFO)
+    app()
+
+
+def _train(settings: object) -> None:
+    from xmtl_ray.config.schema import Config
+    from xmtl_ray.training.launch import launch
+    from xmtl_ray.training.storage import is_local
+
+    assert isinstance(settings, Config)
+    summary = launch(settings)
+    if summary["scores"]:
+        _print_scores(summary["scores"])
+    else:
+        typer.echo("  ".join(f"{name} {value:.1f}" for name, value in summary["dev"].items()))
+    if not is_local(settings.storage_path):
+        typer.echo(f"run: {settings.storage_path}/{settings.name}")
+        return
+    folder = Path(settings.storage_path) / settings.name
+    typer.echo(f"report: {_report(folder, settings)}\nmodel:  {folder / 'model'}")
+    if settings.tracking.enabled:
+        uri = settings.tracking.uri or f"sqlite:///{settings.storage_path}/mlflow.db"
+        typer.echo(f"MLflow: mlflow server --backend-store-uri {uri}" if "://" in uri and "sqlite" in uri else uri)
+
+
+def _report(folder: Path, settings: object) -> Path:
+    from xmtl_ray.config.schema import Config
+    from xmtl_ray.data import m2e2, voa
+    from xmtl_ray.report.page import write_report
+
+    assert isinstance(settings, Config)
+    data, documents = settings.data, None
+    if data.test is not None:
+        documents = m2e2.read(data.test, objects=voa.read_objects(data.test_objects) if data.test_objects else None)
+    return write_report(folder, documents)
+
+
+def _print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    table = Table(title="M2E2", title_justify="left")
+    table.add_column("")
+    for protocol in scores:
+        for column in ("P", "R", "F1"):
+            table.add_column(f"{protocol}\n{column}", justify="right")
+        table.add_column("correct/\npredicted/gold", justify="right", style="dim")
+    for metric in next(iter(scores.values())):
+        row = [metric.replace("mm_", "multimedia_").replace("_", " ")]
+        for values in scores.values():
+            counts = values[metric]
+            known = counts["predicted"] or counts["gold"]
+            row += [f"{counts[column]:.1f}" if known else "–" for column in ("P", "R", "F1")]
+            row.append("/".join(f"{counts[name]:g}" for name in ("correct", "predicted", "gold")))
+        table.add_row(*row)
+    console.print(table)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """What the user can mend is told in a sentence, with exit status 2; a bug keeps its traceback."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ConnectionError, ArithmeticError) as error:
+        if not type(error).__module__.startswith("xmtl_ray") and type(error) not in {ValueError, FileNotFoundError}:
+            raise
+        Console(stderr=True, highlight=False).print(f"[bold red]error[/] {error}", markup=True)
+        raise typer.Exit(2) from None

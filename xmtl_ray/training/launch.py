@@ -1,0 +1,112 @@
+"""Start a training run on Ray: check what can be checked, then hand over to the workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from xmtl_ray.config.load import leaves, load
+from xmtl_ray.config.schema import Config
+from xmtl_ray.training.storage import is_local, reach
+
+log = logging.getLogger(__name__)
+
+ENVIRONMENT = {
+    # Train's controller looks for reports this often; its own 2 s would hold every checkpoint up that long.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""Given to every process of a run, unless the user has set it."""
+
+
+class LaunchError(ValueError):
+    """A run that cannot start: what is in its way, and what to do."""
+
+
+def launch(config: Config) -> dict[str, Any]:
+    """Train, extract and score by ``config``; the same name again continues where it stopped.
+
+    Returns the summary of rank 0. Raises LaunchError before Ray starts, TrainingError when the workers gave up.
+    """
+    check(config)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from xmtl_ray.training.worker import train_worker
+
+    workers, spec = config.cluster.workers, config.train
+    if workers:
+        _connect(config)
+    resources = {"CPU": config.cluster.cpus_per_worker} | ({"GPU": 1} if config.cluster.gpu else {})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=config.model_dump(mode="json"),
+        torch_config=TorchConfig(backend="nccl" if config.cluster.gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=config.cluster.gpu, resources_per_worker=resources if workers else None
+        ),
+        run_config=RunConfig(
+            name=config.name,
+            storage_path=config.storage_path,
+            failure_config=FailureConfig(max_failures=config.cluster.max_failures, controller_failure_limit=3),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=spec.keep_checkpoints, checkpoint_score_attribute=spec.select
+            ),
+        ),
+    )
+    return dict(trainer.fit().return_value)
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work: missing files, unwritable storage, another config under the same name."""
+    for path, value, _ in leaves(config.data, "data."):
+        if isinstance(value, str) and path != "data.root" and os.sep in value and not Path(value).exists():
+            raise LaunchError(f"{path}: {value} does not exist; data.root is {config.data.root}")
+    reach(config.storage_path)
+    if is_local(config.storage_path):
+        _check_same_run(config)
+
+
+def _check_same_run(config: Config) -> None:
+    """A run that is resumed must be the run that was begun, resources and reporting aside."""
+    saved = Path(config.storage_path) / config.name / "config.yaml"
+    if not saved.exists():
+        return
+    before = {path: value for path, value, _ in leaves(load(str(saved)))}
+    after = {path: value for path, value, _ in leaves(config)}
+    free = ("cluster.", "tracking.", "inference.", "data.test", "data.loader_workers", "data.image_cache_mib")
+    changed = [path for path in after if before.get(path) != after[path] and not path.startswith(free)]
+    if changed:
+        lines = "\n".join(f"  {path}: was {before.get(path)!r}, is {after[path]!r}" for path in changed)
+        raise LaunchError(
+            f"name: a run {config.name!r} exists in {config.storage_path} with other settings:\n{lines}\n"
+            "choose another name=… or delete that folder"
+        )
+
+
+def _connect(config: Config) -> None:
+    """Join the cluster that the config or the environment names, or start one on this machine."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    environment = {name: os.environ[name] for name in ENVIRONMENT}
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    needed = config.cluster.workers * config.cluster.cpus_per_worker
+    local: dict[str, Any] = {} if address else {"num_cpus": max(os.cpu_count() or 1, int(needed))}
+    ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=True, logging_level="WARNING", **local)
+    have = ray.cluster_resources()
+    if not address and have.get("GPU", 0) < config.cluster.workers * config.cluster.gpu:
+        raise LaunchError(
+            f"cluster.gpu: {config.cluster.workers} workers need as many GPUs, this machine has {have.get('GPU', 0):g}; "
+            "set cluster.gpu=false or name a cluster by cluster.address"
+        )

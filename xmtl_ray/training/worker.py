@@ -1,0 +1,214 @@
+"""What one Ray Train worker runs: unpack the config, build, train, extract, score.
+
+The surprising facts: Ray changes a worker's folder, so every path in the config is absolute; and with no workers at
+all (``cluster.workers=0``) Ray calls this same function in the driver's process, where it keeps no checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from xmtl_ray.config.load import dump, flatten
+from xmtl_ray.config.schema import Config
+from xmtl_ray.data import m2e2, voa
+from xmtl_ray.data.fingerprint import fingerprints
+from xmtl_ray.data.images import Canvases
+from xmtl_ray.evaluation.m2e2 import score
+from xmtl_ray.events import predictions as prediction_files
+from xmtl_ray.events.predictions import Predictions
+from xmtl_ray.events.records import Document
+from xmtl_ray.inference.coreference import TYPE_ONLY, clip_similarity
+from xmtl_ray.inference.extract import Extractor
+from xmtl_ray.models import weights
+from xmtl_ray.multitask import examples as task_examples
+from xmtl_ray.multitask.batch import Collate
+from xmtl_ray.tracking.run import Run, environment_tags
+from xmtl_ray.training.context import Local, WorkerContext
+from xmtl_ray.training.loop import train
+from xmtl_ray.training.storage import is_local, run_folder
+
+log = logging.getLogger(__name__)
+
+PROTOCOLS = ("table", "strict")
+LOCAL_CHECKPOINTS = "checkpoints"
+
+
+class RayContext:
+    """A worker of Ray Train; its storage keeps the checkpoints."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
+        """A barrier: the files of all ranks become one checkpoint, with rank 0's metrics."""
+        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)))
+
+    def restore(self) -> AbstractContextManager[Path] | None:
+        """The newest checkpoint that Ray has committed for this run name."""
+        checkpoint = ray.train.get_checkpoint()
+        return None if checkpoint is None else _AsPath(checkpoint)
+
+    def best(self, metric: str) -> AbstractContextManager[Path]:
+        """The best checkpoint that Ray still keeps."""
+        reported = ray.train.get_all_reported_checkpoints()
+        return _AsPath(max(reported, key=lambda item: item.metrics[metric]).checkpoint)
+
+
+class _AsPath(AbstractContextManager[Path]):
+    def __init__(self, checkpoint: ray.train.Checkpoint) -> None:
+        self._folder = checkpoint.as_directory()
+
+    def __enter__(self) -> Path:
+        return Path(self._folder.__enter__())
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.__exit__(*error)  # type: ignore[arg-type]
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train, then extract and score; returns rank 0's summary.
+
+    Args:
+        settings: a config as plain values.
+    """
+    config = Config.model_validate(settings)
+    with run_folder(config.storage_path, config.name) as folder:
+        context = _context(config, folder)
+        _configure(context, config)
+        tracked = _track(config, folder) if context.rank == 0 else None
+        try:
+            summary = _run(context, config, folder, tracked)
+        except BaseException:
+            if tracked is not None:
+                tracked.finish("FAILED", grace_s=15)
+            raise
+        if tracked is not None:
+            tracked.finish("FINISHED")
+        return summary
+
+
+def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | None) -> dict[str, Any]:
+    examples = task_examples.read(config)
+    loaded = weights.create(config, weights.make_tokenizer(config, examples.sentences))
+    spec = config.data
+    collate = Collate(
+        loaded.codec,
+        Canvases(spec.visual_prompt.canvas_px, spec.image_cache_mib),
+        loaded.model.image_px if loaded.model.image_encoder is not None else 0,
+        spec.text_prompt,
+        spec.visual_prompt,
+    )
+    if loaded.codec is not None and context.rank == 0:
+        _tell_cut(loaded.codec, examples.sentences)
+
+    def track(step: int, metrics: Mapping[str, float]) -> None:
+        if tracked is not None:
+            tracked.journal.metrics(step, metrics)
+
+    position = train(context, config, loaded, collate, examples, track)
+    summary: dict[str, Any] = {"epochs": position.epoch, "steps": position.step, "dev": position.dev, "scores": {}}
+    with context.best(config.train.select) as checkpoint:
+        best = weights.load(checkpoint / "model")
+    best.model.to(context.device)
+    if context.rank == 0:
+        weights.save(folder / "model", best)
+    if config.data.test is not None:
+        summary["scores"] = _score_test(context, config, best, folder)
+        for protocol, metrics in summary["scores"].items():
+            track(position.step, {f"test/{protocol}/{name}_f1": values["F1"] for name, values in metrics.items()})
+    if tracked is not None:
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        for name in ("model", "summary.json", "predictions.json", "scores.json"):
+            if (folder / name).exists():
+                tracked.journal.artifact(name)
+    return summary
+
+
+def _score_test(context: WorkerContext, config: Config, best: weights.LoadedModel, folder: Path) -> dict[str, Any]:
+    """Extract from the test documents, each rank its share, and score on rank 0."""
+    data, coreference = config.data, config.inference.coreference
+    assert data.test is not None
+    objects = None if data.test_objects is None else voa.read_objects(data.test_objects)
+    documents = m2e2.read(data.test, objects=objects)
+    similarity = None
+    if coreference.encoder is not None:
+        similarity = clip_similarity(coreference.encoder, coreference.threshold, context.device)
+    extractor = Extractor(best, config, similarity)
+    predictions = _gather(context, extractor(documents[context.rank :: context.world_size]))
+    if context.rank != 0:
+        return {}
+    notes = {"coreference": TYPE_ONLY if similarity is None else similarity.describe(), "run": config.name}
+    prediction_files.write(folder / "predictions.json", predictions, **notes)
+    scores = {name: as_table(documents, predictions, name) for name in PROTOCOLS}
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    return scores
+
+
+def as_table(documents: Sequence[Document], predictions: Predictions, protocol: str) -> dict[str, dict[str, float]]:
+    """Metric → counts and percentages, as ``xmtl evaluate m2e2 --json`` prints them."""
+    return {name: counts.as_dict() for name, counts in score(documents, predictions, protocol).items()}
+
+
+def _gather(context: WorkerContext, mine: Predictions) -> Predictions:
+    if context.world_size == 1:
+        return mine
+    parts: list[Any] = [None] * context.world_size
+    dist.all_gather_object(parts, mine)
+    text, image, pairs = {}, {}, []
+    for part in parts:
+        text |= part.text
+        image |= part.image
+        pairs += part.multimedia
+    return Predictions(text, image, tuple(pairs))
+
+
+def _context(config: Config, folder: Path) -> WorkerContext:
+    if config.cluster.workers:
+        return RayContext()
+    device = torch.device("cuda") if config.cluster.gpu else torch.device("cpu")
+    return Local(folder / LOCAL_CHECKPOINTS, config.train.select, config.train.keep_checkpoints, device)
+
+
+def _configure(context: WorkerContext, config: Config) -> None:
+    """Logging to the worker's output (Ray shows it on the driver), and as many threads as CPUs were reserved."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("xmtl_ray").setLevel(logging.INFO if context.rank == 0 else logging.WARNING)
+    torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+
+
+def _track(config: Config, folder: Path) -> Run:
+    spec = config.tracking
+    uri = spec.uri or (f"sqlite:///{config.storage_path}/mlflow.db" if is_local(config.storage_path) else None)
+    if uri is None and spec.enabled:
+        log.warning("tracking.uri: none, and storage_path is no local folder: numbers stay in the run folder")
+    run = Run(folder, uri if spec.enabled else None, spec.experiment, config.name)
+    (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+    run.journal.parameters({name: value for name, value in flatten(config).items() if value is not None})
+    run.journal.tags(environment_tags({f"sha256.{name}": value for name, value in fingerprints(config.data).items()}))
+    run.journal.artifact("config.yaml")
+    return run
+
+
+def _tell_cut(codec: weights.TextCodec, sentences: Sequence[Sequence[str]]) -> None:
+    """Count what the longest input cuts off, once, before training."""
+    for start in range(0, len(sentences), 256):
+        codec(sentences[start : start + 256])
+    if codec.cut_words:
+        log.warning("model.max_tokens: %d cuts %d words of the training text", codec.max_tokens, codec.cut_words)
+
+
