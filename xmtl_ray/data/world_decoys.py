@@ -51,6 +51,8 @@ def _guarding(stage: Stage, rng: random.Random, pen: Pen, size: float) -> None:
     with stage.figure("gun", "weapon"):
         x, y = body.hand("work")
         pen.line([(x - size * 0.1, y + size * 0.15), (x + size * 0.08, y - size * 0.3)], (40, 40, 44), size * 0.08)
+    if rng.random() < 0.5:
+        things.flag(pen, stage.x(0.45), stage.ground - size * 0.2, size * 1.1, (rng.choice(SHIRTS), rng.choice(SHIRTS)))
     stage.bystander(0.4, "civilian")
 
 

@@ -114,7 +114,7 @@ def _compose(grammar: Grammar, rng: random.Random) -> _Document:
         document.tellings.append(_Telling(grammar.sentence([rng.choice(shown)])))
     for _ in range(max(1, rng.randint(4, 8) - len(document.tellings))):
         chance = rng.random()
-        others = rng.choices(types, k=0 if chance < 0.5 else 1 if chance < 0.88 else 2)
+        others = rng.choices(types, k=0 if chance < 0.5 else 1 if chance < 0.84 else 2)
         document.tellings.append(_Telling(grammar.sentence(others)))
     rng.shuffle(document.tellings)
     return document

@@ -114,7 +114,7 @@ class Pen:
     def finish(self, noise: float, seed: int) -> Pictures.Image:
         """The picture at its final size, a little soft and grainy."""
         small = self.picture.reduce(SCALE)
-        if noise > 7:
+        if noise > 4.5:
             small = small.filter(ImageFilter.GaussianBlur(0.5))
         grain = np.random.Generator(np.random.PCG64(seed)).normal(0, noise, (self.height, self.width, 1))
         pixels = np.clip(np.asarray(small, dtype=np.float32) + grain, 0, 255).astype(np.uint8)

@@ -354,6 +354,13 @@ def building(pen: Pen, rng: random.Random, x: float, y: float, wide: float, high
     pen.rect(x - wide * 0.08, y - min(16, high * 0.3), x + wide * 0.08, y, shade(wall, 0.5))
 
 
+def flag(pen: Pen, x: float, y: float, size: float, colours: tuple[Colour, Colour]) -> None:
+    """A flag on a pole of height ``size`` that stands at (x, y)."""
+    pen.line([(x, y), (x, y - size)], STEEL, size * 0.035)
+    for k, colour in enumerate(colours):
+        pen.rect(x, y - size * (1 - 0.17 * k), x + size * 0.42, y - size * (0.83 - 0.17 * k), colour)
+
+
 def tree(pen: Pen, rng: random.Random, x: float, y: float, size: float) -> None:
     """A tree of height ``size``."""
     pen.line([(x, y), (x, y - size * 0.5)], (96, 66, 42), size * 0.1)
@@ -399,11 +406,11 @@ def outdoors(pen: Pen, rng: random.Random, horizon: float) -> None:
     for _ in range(rng.randint(0, 14)):
         x, y = rng.uniform(0, pen.width), rng.uniform(horizon + 3, pen.height)
         pen.line([(x, y), (x + rng.uniform(3, 12), y)], shade(ground, rng.choice((0.85, 1.12))), 1)
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 1, 1))):
         building(pen, rng, rng.uniform(0, pen.width), horizon + 1, rng.uniform(25, 60), rng.uniform(0.3, 0.9) * horizon)
-    for _ in range(rng.choice((0, 0, 0, 1, 2))):
+    for _ in range(rng.choice((0, 0, 0, 1))):
         tree(pen, rng, rng.uniform(0, pen.width), horizon + rng.uniform(1, 6), rng.uniform(0.4, 0.8) * horizon)
-    if rng.random() < 0.25:
+    if rng.random() < 0.12:
         lamp(pen, rng.uniform(0, pen.width), horizon + 8, horizon * 0.9)
 
 

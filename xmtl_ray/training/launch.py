@@ -30,6 +30,10 @@ class LaunchError(ValueError):
     """A run that cannot start: what is in its way, and what to do."""
 
 
+class TrainingError(ValueError):
+    """A run that ended without a model, in the words of the worker that gave up."""
+
+
 def launch(config: Config) -> dict[str, Any]:
     """Train, extract and score by ``config``; the same name again continues where it stopped.
 
@@ -38,7 +42,7 @@ def launch(config: Config) -> dict[str, Any]:
     check(config)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from xmtl_ray.training.worker import train_worker
@@ -61,9 +65,16 @@ def launch(config: Config) -> dict[str, Any]:
             checkpoint_config=CheckpointConfig(
                 num_to_keep=spec.keep_checkpoints, checkpoint_score_attribute=spec.select
             ),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    return dict(trainer.fit().return_value)
+    try:
+        summary = dict(trainer.fit().return_value)
+    except TrainingFailedError as error:
+        raise TrainingError(_cause(error)) from error
+    if "failed" in summary:
+        raise TrainingError(summary["failed"])
+    return summary
 
 
 def check(config: Config) -> None:
@@ -91,6 +102,14 @@ def _check_same_run(config: Config) -> None:
             f"name: a run {config.name!r} exists in {config.storage_path} with other settings:\n{lines}\n"
             "choose another name=… or delete that folder"
         )
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong in the first worker that failed, without the frames around it."""
+    failures = getattr(error, "worker_failures", {}) or {}
+    for rank, failure in sorted(failures.items()):
+        return f"worker {rank}: {str(failure).strip().splitlines()[-1]}"
+    return str(error)
 
 
 def _connect(config: Config) -> None:

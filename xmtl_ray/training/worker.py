@@ -10,10 +10,10 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.train
 import ray.train.torch
@@ -36,13 +36,19 @@ from xmtl_ray.multitask import examples as task_examples
 from xmtl_ray.multitask.batch import Collate
 from xmtl_ray.tracking.run import Run, environment_tags
 from xmtl_ray.training.context import Local, WorkerContext
-from xmtl_ray.training.loop import train
+from xmtl_ray.training.loop import NonFiniteLoss, train
 from xmtl_ray.training.storage import is_local, run_folder
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PROTOCOLS = ("table", "strict")
 LOCAL_CHECKPOINTS = "checkpoints"
+
+
+class Unusable(ValueError):
+    """Data or a model that a rank could not make sense of."""
 
 
 class RayContext:
@@ -80,7 +86,7 @@ class _AsPath(AbstractContextManager[Path]):
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train, then extract and score; returns rank 0's summary.
+    """Train, then extract and score; returns rank 0's summary, or ``{"failed": why}`` where trying again cannot help.
 
     Args:
         settings: a config as plain values.
@@ -92,6 +98,11 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         tracked = _track(config, folder) if context.rank == 0 else None
         try:
             summary = _run(context, config, folder, tracked)
+        except (Unusable, NonFiniteLoss) as error:
+            # Every rank is here. Raised further, Ray would start the workers again for the same end.
+            if tracked is not None:
+                tracked.finish("FAILED", grace_s=15)
+            return {"failed": str(error)}
         except BaseException:
             if tracked is not None:
                 tracked.finish("FAILED", grace_s=15)
@@ -102,18 +113,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | None) -> dict[str, Any]:
-    examples = task_examples.read(config)
-    loaded = weights.create(config, weights.make_tokenizer(config, examples.sentences))
-    spec = config.data
-    collate = Collate(
-        loaded.codec,
-        Canvases(spec.visual_prompt.canvas_px, spec.image_cache_mib),
-        loaded.model.image_px if loaded.model.image_encoder is not None else 0,
-        spec.text_prompt,
-        spec.visual_prompt,
-    )
-    if loaded.codec is not None and context.rank == 0:
-        _tell_cut(loaded.codec, examples.sentences)
+    examples, loaded, collate = _agree(context, lambda: _build(context, config))
 
     def track(step: int, metrics: Mapping[str, float]) -> None:
         if tracked is not None:
@@ -136,6 +136,36 @@ def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | No
             if (folder / name).exists():
                 tracked.journal.artifact(name)
     return summary
+
+
+def _build(context: WorkerContext, config: Config) -> tuple[task_examples.Examples, weights.LoadedModel, Collate]:
+    """Data, model and what makes batches. Raises ValueError for whatever the user gave us wrong."""
+    examples = task_examples.read(config)
+    loaded = weights.create(config, weights.make_tokenizer(config, examples.sentences))
+    spec = config.data
+    image_px = loaded.model.image_px if loaded.model.image_encoder is not None else 0
+    canvases = Canvases(spec.visual_prompt.canvas_px, spec.image_cache_mib)
+    collate = Collate(loaded.codec, canvases, image_px, spec.text_prompt, spec.visual_prompt)
+    if loaded.codec is not None and context.rank == 0:
+        _tell_cut(loaded.codec, examples.sentences)
+    return examples, loaded, collate
+
+
+def _agree(context: WorkerContext, build: Callable[[], T]) -> T:
+    """What ``build`` makes, if it does on every rank; else Unusable on every rank, so that none waits for another."""
+    problem, built = None, None
+    try:
+        built = build()
+    except ValueError as error:
+        problem = str(error)
+    problems: list[Any] = [problem]
+    if context.world_size > 1:
+        problems = [None] * context.world_size
+        dist.all_gather_object(problems, problem)
+    for found in problems:
+        if found is not None:
+            raise Unusable(found)
+    return built  # type: ignore[return-value]
 
 
 def _score_test(context: WorkerContext, config: Config, best: weights.LoadedModel, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""Shared by all tests: a small miniature world, tiny settings, and Ray's environment."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports ray: no token files, no telemetry, quick polling.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small world, made once."""
+    from xmtl_ray.data.world import write_world
+
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder, seed=0, size="small")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with reference data, or a skip that says so."""
+    if not SHARED.is_dir():
+        pytest.skip(f"reference data is not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def tiny(world: Path, tmp_path: Path):
+    """Makes configs of the smoke recipe on the small world: no dropout, in this process, nothing sent to MLflow."""
+    from xmtl_ray.config.load import load
+
+    def make(*overrides: str):
+        return load(
+            "xmtl_smoke",
+            [
+                "name=run",
+                f"storage_path={tmp_path}",
+                f"data.root={world}",
+                "data.test=null",
+                "cluster.workers=0",
+                "tracking.enabled=false",
+                "model.built_text.dropout=0",
+                "model.shared.dropout=0",
+                "train.global_batch=160",
+                "multitask.rate.ae=0.2",
+                *overrides,
+            ],
+        )
+
+    return make

@@ -1,0 +1,215 @@
+"""Real Ray workers: the same losses as one process, by either engine; a killed worker; a killed driver."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import test_loop
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ENGINES = {
+    "ddp": ["engine.name=ddp"],
+    "ddp, two micro-batches": ["engine.name=ddp", "train.accumulation=2"],
+    "deepspeed, ZeRO 0": ["engine.name=deepspeed", "engine.zero_stage=0"],
+    "deepspeed, ZeRO 1, two micro-batches": ["engine.name=deepspeed", "engine.zero_stage=1", "train.accumulation=2"],
+    "deepspeed, ZeRO 2": ["engine.name=deepspeed", "engine.zero_stage=2"],
+    "deepspeed, ZeRO 3": ["engine.name=deepspeed", "engine.zero_stage=3"],
+}
+TWO_EPOCHS = ["train.epochs=2", "multitask.tasks=[td,ae,vc,rc]"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One Ray cluster for this module; runs started by the command line join it through RAY_ADDRESS."""
+    import ray
+    from ray import cloudpickle
+
+    from xmtl_ray.training.launch import ENVIRONMENT
+
+    # Workers cannot import test modules.
+    for module in (sys.modules[__name__], test_loop):
+        cloudpickle.register_pickle_by_value(module)
+    os.environ.update(ENVIRONMENT)
+    context = ray.init(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": dict(ENVIRONMENT)})
+    yield context.address_info
+    ray.shutdown()
+
+
+def engines_in_turn(settings):
+    """Runs in each worker: a whole training by each engine; returns its losses, and those after half and a resumption."""
+    import tempfile
+
+    import ray.train
+
+    from xmtl_ray.config.schema import Config
+    from xmtl_ray.training.worker import RayContext
+
+    class Folder(RayContext):
+        """A worker of Ray whose checkpoints go to a folder that both workers see."""
+
+        def __init__(self, folder: Path) -> None:
+            super().__init__()
+            self.folder = folder
+
+        def report(self, metrics, checkpoint):
+            import shutil
+
+            import torch.distributed as dist
+
+            shutil.copytree(checkpoint, self.folder, dirs_exist_ok=True)
+            dist.barrier()
+
+        def restore(self):
+            from contextlib import nullcontext
+
+            return nullcontext(self.folder) if (self.folder / "position.json").exists() else None
+
+    results = {}
+    for name, tree in settings["configs"].items():
+        config = Config.model_validate(tree)
+        loaded, collate, examples = test_loop.build(config)
+        losses = {}
+
+        def track(step, metrics, losses=losses):
+            losses.setdefault(step, {}).update(metrics)
+
+        folder = Path(settings["folder"]) / name
+        half = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})})
+        test_loop.train(Folder(folder), half, loaded, collate, examples, track)
+        first = dict(losses)
+        losses.clear()
+        loaded, collate, examples = test_loop.build(config)
+        test_loop.train(Folder(folder), config, loaded, collate, examples, track)
+        results[name] = (first, losses)
+    del tempfile
+    return results if ray.train.get_context().get_world_rank() == 0 else None
+
+
+@pytest.fixture(scope="module")
+def two_workers(cluster, world, tmp_path_factory):
+    """Losses of two Ray workers by engine, all in one Ray Train run: starting workers costs more than training."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from xmtl_ray.config.load import load
+
+    folder = tmp_path_factory.mktemp("engines")
+    common = [f"data.root={world}", "data.test=null", "model.built_text.dropout=0", "model.shared.dropout=0",
+              "train.global_batch=160", "multitask.rate.ae=0.2", "train.schedule=constant", "cluster.workers=2",
+              "train.warmup_fraction=0", "tracking.enabled=false", *TWO_EPOCHS]  # fmt: skip
+    configs = {
+        name: load("xmtl_smoke", [*common, *settings]).model_dump(mode="json") for name, settings in ENGINES.items()
+    }
+    trainer = TorchTrainer(
+        engines_in_turn,
+        train_loop_config={"configs": configs, "folder": str(folder)},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(name="engines", storage_path=str(folder)),
+    )
+    return trainer.fit().return_value
+
+
+@pytest.fixture(scope="module")
+def one_process(world, tmp_path_factory):
+    """Losses of the same run in this process."""
+    from xmtl_ray.config.load import load
+
+    config = load("xmtl_smoke", [f"data.root={world}", "data.test=null", "model.built_text.dropout=0",
+                  "model.shared.dropout=0", "train.global_batch=160", "multitask.rate.ae=0.2",
+                  "train.schedule=constant", "train.warmup_fraction=0", "cluster.workers=0",
+                  "tracking.enabled=false", *TWO_EPOCHS])  # fmt: skip
+    losses, _, _ = test_loop.run(config, tmp_path_factory.mktemp("one"))
+    return losses
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_workers_equal_one_process(two_workers, one_process, engine):
+    """Same global batches, same losses of every task at every step, to float tolerance; so DDP equals DeepSpeed too.
+
+    Each run was stopped after its first epoch and begun again from its checkpoint, so this covers each engine's
+    resumption as well.
+    """
+    first, second = two_workers[engine]
+    assert not set(first) & set(second)
+    found = first | second
+    assert set(found) == set(one_process)
+    for step, losses in one_process.items():
+        for name, value in losses.items():
+            if name.startswith("train/loss"):
+                assert found[step][name] == pytest.approx(value, rel=2e-3, abs=2e-3), (step, name)
+
+
+def command(world: Path, folder: Path, *overrides: str) -> list[str]:
+    return [
+        sys.executable, "-m", "xmtl_ray", "train", "xmtl_smoke", "name=run", f"storage_path={folder}",
+        f"data.root={world}", "train.epochs=4", "multitask.rate.ae=0.2", "train.global_batch=32", *overrides,
+    ]  # fmt: skip
+
+
+def journal(folder: Path) -> list[dict]:
+    path = folder / "run" / "tracking.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+def losses(folder: Path) -> dict[int, set[str]]:
+    """Step → every loss line that was logged for it: one, unless the step was done again with another loss."""
+    found: dict[int, set[str]] = {}
+    for line in journal(folder):
+        if "metrics" in line and "train/loss" in line["metrics"]:
+            found.setdefault(line["step"], set()).add(json.dumps(line["metrics"]))
+    return found
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_killed_driver_run_again_follows_the_unbroken_run(world, tmp_path):
+    """SIGKILL to a run in local mode; the same command goes on and every loss is that of a run never killed."""
+    subprocess.run(command(world, tmp_path / "whole", "cluster.workers=0"), check=True)
+    whole = losses(tmp_path / "whole")
+    steps = max(whole) // 4
+    broken = subprocess.Popen(command(world, tmp_path / "broken", "cluster.workers=0"))
+    wait_for(lambda: max(losses(tmp_path / "broken"), default=0) > 2 * steps + 1, 120)
+    broken.send_signal(signal.SIGKILL)
+    broken.wait()
+    assert max(losses(tmp_path / "broken")) < max(whole), "it was killed before its end"
+    done = subprocess.run(command(world, tmp_path / "broken", "cluster.workers=0"), check=True, capture_output=True)
+    assert b"resumed after epoch" in done.stdout + done.stderr
+    assert losses(tmp_path / "broken") == whole
+    for name in ("predictions.json", "model/model.safetensors"):
+        assert (tmp_path / "broken/run" / name).read_bytes() == (tmp_path / "whole/run" / name).read_bytes(), name
+
+
+def test_ray_replaces_a_killed_worker_without_help(world, tmp_path, cluster):
+    """SIGKILL to one of two workers in the third epoch: the run ends well, with the losses of a run never killed."""
+    environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
+    settings = ["cluster.workers=2"]
+    subprocess.run(command(world, tmp_path / "whole", *settings), check=True, env=environment)
+    whole = losses(tmp_path / "whole")
+    steps = max(whole) // 4
+    broken = subprocess.Popen(command(world, tmp_path / "broken", *settings), env=environment)
+    wait_for(lambda: max(losses(tmp_path / "broken"), default=0) > 2 * steps + 1, 180)
+    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    assert len(workers) == 2
+    workers[0].kill()
+    assert broken.wait(300) == 0
+    assert losses(tmp_path / "broken") == whole
+    state = json.loads((tmp_path / "broken/run/mlflow.json").read_text())
+    from mlflow import MlflowClient
+
+    client = MlflowClient(state["uri"])
+    run = client.get_run(state["run_id"])
+    assert run.info.status == "FINISHED"
+    assert len({m.step for m in client.get_metric_history(state["run_id"], "train/loss/td")}) == len(whole)

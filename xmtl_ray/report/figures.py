@@ -1,0 +1,155 @@
+"""Curves as inline SVG whose colours are the page's CSS variables, so that they follow light and dark.
+
+The surprising fact: Matplotlib knows no CSS variables. It draws in stand-in colours, which are replaced by name in
+the SVG's text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from xmtl_ray.config.schema import TaskName
+from xmtl_ray.report.run_folder import Series
+
+_VARIABLES = ("ink", "muted", "grid", "td", "ae", "vc", "rc")
+_STAND_IN = {name: f"#a7b3c{index}" for index, name in enumerate(_VARIABLES)}
+_MARKERS: dict[TaskName, str] = {"td": "o", "ae": "s", "vc": "^", "rc": "D"}
+_RAW_POINTS = 400
+"""More than the pixels of a panel show nothing."""
+
+
+def window(steps: int) -> int:
+    """Steps that the smoothed line averages over: an odd number, about a fifteenth of all."""
+    return 2 * (steps // 30) + 1
+
+
+def smooth(values: Sequence[float], width: int) -> list[float]:
+    """Centred moving average over ``width`` (odd) values; at the ends over those that there are.
+
+    >>> smooth([0.0, 3.0, 6.0, 3.0], 3)
+    [1.5, 3.0, 4.0, 4.5]
+    """
+    half = width // 2
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = [(max(0, index - half), min(len(values), index + half + 1)) for index in range(len(values))]
+    return [float(sums[end] - sums[start]) / (end - start) for start, end in ends]
+
+
+def loss(task: TaskName, series: Series) -> Markup:
+    """A task's training loss: each step faintly, the moving average over it."""
+    steps, raw = list(series), list(series.values())
+    mean = smooth(raw, window(len(raw)))
+    figure, axes = _panel(3.1, 2.0)
+    axes.plot(*_thinned(steps, raw), color=_STAND_IN[task], linewidth=0.8, alpha=0.3)
+    axes.plot(*_thinned(steps, mean), color=_STAND_IN[task], linewidth=1.8, marker=_lone(mean))
+    top = max(*mean, float(np.quantile(raw, 0.99)))
+    bottom = min(raw)
+    margin = 0.06 * (top - bottom) or 0.5
+    axes.set_ylim(bottom - margin, top + margin)
+    return _svg(figure, f"loss-{task}", f"Training loss of {task} over {steps[-1]} steps")
+
+
+def dev(tasks: Mapping[TaskName, Series], mean: Series, best: int | None) -> Markup:
+    """Dev F1 of each task by step, their mean dashed, and the step of the best checkpoint."""
+    figure, axes = _panel(6.0, 3.1, font=8)
+    if best is not None:
+        axes.axvline(best, color=_STAND_IN["ink"], linewidth=0.9, linestyle=(0, (1, 2)))
+        axes.annotate(
+            "best checkpoint",
+            (best, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            color=_STAND_IN["ink"],
+            fontsize=8,
+        )
+    if len(tasks) > 1 and mean:
+        axes.plot(list(mean), list(mean.values()), color=_STAND_IN["muted"], linewidth=1.4, linestyle=(0, (4, 2)))
+    for task, series in tasks.items():
+        axes.plot(
+            list(series),
+            list(series.values()),
+            color=_STAND_IN[task],
+            linewidth=1.8,
+            marker=_MARKERS[task],
+            markersize=4.5,
+        )
+    axes.set_xlim(0, 1.04 * max(step for series in tasks.values() for step in series))
+    axes.set_ylim(-3, 103)
+    axes.set_yticks([0, 25, 50, 75, 100])
+    axes.set_ylabel("F1, percent", color=_STAND_IN["muted"], fontsize=8)
+    return _svg(figure, "dev", "Dev F1 of each task by step")
+
+
+def learning_rate(series: Series) -> Markup:
+    """The factor on all learning rates by step."""
+    figure, axes = _panel(4.0, 3.9)
+    steps, values = _thinned(list(series), list(series.values()))
+    axes.fill_between(steps, values, color=_STAND_IN["muted"], alpha=0.15, linewidth=0)
+    axes.plot(steps, values, color=_STAND_IN["muted"], linewidth=1.6, marker=_lone(values))
+    axes.set_ylim(0, 1.06)
+    axes.set_yticks([0, 0.5, 1])
+    return _svg(figure, "learning-rate", "Factor on the learning rates by step")
+
+
+def _panel(width_in: float, height_in: float, font: float = 9) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    axes = figure.add_subplot()
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    axes.grid(axis="y", color=_STAND_IN["grid"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_STAND_IN["grid"])
+    axes.tick_params(length=0, labelcolor=_STAND_IN["muted"], labelsize=font)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.set_xlabel("step", color=_STAND_IN["muted"], fontsize=font)
+    return figure, axes
+
+
+def _lone(values: Sequence[float]) -> str:
+    """A marker for a single point, of which a line shows nothing."""
+    return "o" if len(values) == 1 else ""
+
+
+def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Lowest and highest point of each of equally long stretches: the same look with fewer points."""
+    if len(steps) <= _RAW_POINTS:
+        return list(steps), list(values)
+    keep: set[int] = {0, len(steps) - 1}
+    for stretch in np.array_split(np.arange(len(steps)), _RAW_POINTS // 2):
+        inside = [values[index] for index in stretch]
+        keep |= {int(stretch[int(np.argmin(inside))]), int(stretch[int(np.argmax(inside))])}
+    return [steps[index] for index in sorted(keep)], [values[index] for index in sorted(keep)]
+
+
+def _svg(figure: Figure, name: str, description: str) -> Markup:
+    """The figure as an ``<svg>`` element of the page: no prologue, no metadata, no style of its own."""
+    text = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    body = text.getvalue()
+    body = body[body.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    opening = re.search(r'viewBox="([^"]*)"', body)
+    assert opening is not None
+    label = Markup.escape(description)
+    head = f'<svg class="plot" viewBox="{opening.group(1)}" role="img" aria-label="{label}">'
+    body = head + body[body.index(">") + 1 :]
+    body = re.sub(r"(font(?:-family)?: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1system-ui, sans-serif", body)
+    body = re.sub(r'\bid="(?:figure|axes|patch|line2d|matplotlib|text|xtick|ytick)[^"]*"', "", body)
+    for variable, stand_in in _STAND_IN.items():
+        body = body.replace(stand_in, f"var(--{variable})")
+    return Markup(body)  # noqa: S704 (drawn here: numbers and our own words)

@@ -1,0 +1,228 @@
+"""A run's page: one HTML file that needs nothing else, neither network nor scripts.
+
+It shows what the run's folder says and computes nothing twice: scores come from ``scores.json``; only scores by event
+type, which no file holds, are counted here, with the evaluation's own function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from xmtl_ray.config.load import leaves
+from xmtl_ray.config.schema import IMAGE_TASKS, TEXT_TASKS, Config, TaskName
+from xmtl_ray.evaluation.m2e2 import METRICS, score
+from xmtl_ray.events.ontology import m2e2
+from xmtl_ray.events.predictions import Predictions
+from xmtl_ray.events.records import Document
+from xmtl_ray.report import figures, run_folder
+from xmtl_ray.report.by_type import scores_by_type
+from xmtl_ray.report.gallery import cards
+from xmtl_ray.report.pictures import SIGNS, short_type
+from xmtl_ray.report.run_folder import Counts, Journal, RunFolder, Series
+
+NAME = "report.html"
+
+TASKS: dict[TaskName, str] = {
+    "td": "trigger detection",
+    "ae": "argument extraction",
+    "vc": "verb classification",
+    "rc": "role classification",
+}
+_DEV: dict[TaskName, str] = {
+    "td": "dev/trigger_f1",
+    "ae": "dev/argument_f1",
+    "vc": "dev/verb_f1",
+    "rc": "dev/role_f1",
+}
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One metric: its counts under each protocol (None where a file lacks it)."""
+
+    metric: str
+    counts: tuple[Counts | None, ...]
+    inflation: float | None
+    """F1 under table minus F1 under strict."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Figures and the words beneath them."""
+
+    losses: tuple[tuple[TaskName, Markup, float, int], ...]
+    """Task, figure, last smoothed value, steps it averages over."""
+    dev: Markup | None
+    dev_best: tuple[tuple[TaskName, float], ...]
+    """Each task's dev F1 at the best checkpoint, or at the last evaluation if none is best."""
+    best_step: int | None
+    mean: float | None
+    """Mean dev F1 there."""
+    learning_rate: Markup | None
+
+
+def write_report(folder: Path, documents: Sequence[Document] | None) -> Path:
+    """Write ``folder/report.html`` from what a run left in ``folder``; returns its path.
+
+    Args:
+        folder: a run's folder. Only config.yaml must be there; what else is missing makes its sections absent.
+        documents: the test documents with their gold; None or empty: no scores by type and no gallery.
+
+    Raises ValueError that names the file where one is broken.
+    """
+    run = run_folder.read(folder)
+    both = (documents, run.predictions) if documents and run.predictions is not None else None
+    ontology = m2e2()
+    template = _environment().from_string(_text("page.html"))
+    page = template.render(
+        style=Markup(_text("page.css")),  # noqa: S704 (ours)
+        name=run.config.name,
+        status=run.journal.status,
+        facts=facts(run),
+        tasks=TASKS,
+        protocols=_protocols(run),
+        score_rows=score_rows(run),
+        curves=curves(run.config, run.journal),
+        select=run.config.train.select,
+        types=None if both is None else scores_by_type(*both),
+        type_order={event_type: index for index, event_type in enumerate(ontology.types)},
+        other_documents=both is not None and _scored_others(run, *both),
+        cards=[] if both is None else cards(*both),
+        documents=len(documents or ()),
+        settings=list(leaves(run.config)),
+        fingerprints=_tags(run.journal, "sha256."),
+        versions=_tags(run.journal, "version.") | _other_tags(run.journal),
+        signs=SIGNS,
+    )
+    path = folder / NAME
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def facts(run: RunFolder) -> list[tuple[str, str]]:
+    """What was run, where and for how long, as (name, value)."""
+    config, journal = run.config, run.journal
+    spec = config.train
+    steps = run.summary.steps if run.summary is not None else journal.last_step
+    epochs = f"{run.summary.epochs} of {spec.epochs}" if run.summary is not None else f"{spec.epochs} planned"
+    found = [
+        ("Tasks", ", ".join(TASKS[task] for task in config.multitask.tasks)),
+        ("Encoders", _encoders(config)),
+        ("Workers", _workers(config)),
+        ("Engine", "DDP" if config.engine.name == "ddp" else f"DeepSpeed, ZeRO stage {config.engine.zero_stage}"),
+        ("Epochs", epochs),
+        ("Steps", f"{steps:,}, each of {spec.global_batch} examples"),
+    ]
+    if journal.spells_ms:
+        started, again = journal.spells_ms[0][0], len(journal.spells_ms) - 1
+        resumed = f", resumed {again} time{'s' if again > 1 else ''}" if again else ""
+        found.append(("Started", datetime.fromtimestamp(started / 1000, UTC).strftime("%d %b %Y, %H:%M UTC")))
+        found.append(("So far" if journal.status == "RUNNING" else "Took", duration(journal.running_s) + resumed))
+    if run.coreference is not None:
+        found.append(("Coreference", run.coreference))
+    return found
+
+
+def duration(seconds: float) -> str:
+    """``3725`` → ``1 h 2 min``; the largest two units."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def score_rows(run: RunFolder) -> list[ScoreRow]:
+    """The six metrics, as far as ``scores.json`` has them; other metrics of that file after them."""
+    scores = run.scores or {}
+    names = [*METRICS, *(name for metrics in scores.values() for name in metrics)]
+    rows = []
+    for name in dict.fromkeys(names):
+        counts = tuple(scores[protocol].get(name) for protocol in _protocols(run))
+        if any(counts):
+            table, strict = (scores.get(protocol, {}).get(name) for protocol in ("table", "strict"))
+            known = table is not None and strict is not None and table.known and strict.known
+            rows.append(ScoreRow(name, counts, table.F1 - strict.F1 if known and table and strict else None))
+    return rows
+
+
+def curves(config: Config, journal: Journal) -> Curves | None:
+    """The figures that the journal's numbers allow; None without any."""
+    tasks, metrics = config.multitask.tasks, journal.metrics
+    losses = []
+    for task in tasks:
+        series = metrics.get(f"train/loss/{task}")
+        if series:
+            width = figures.window(len(series))
+            losses.append((task, figures.loss(task, series), figures.smooth(list(series.values()), width)[-1], width))
+    dev: dict[TaskName, Series] = {task: metrics[_DEV[task]] for task in tasks if metrics.get(_DEV[task])}
+    mean, chosen = metrics.get("dev/mean_f1", {}), metrics.get(config.train.select, {})
+    best = max(chosen, key=lambda step: chosen[step]) if chosen else None  # the first of equals, as the run keeps it
+    factor = metrics.get("train/learning_rate_factor")
+    if not losses and not dev and not factor:
+        return None
+    return Curves(
+        tuple(losses),
+        figures.dev(dev, mean, best) if dev else None,
+        tuple((task, series[best] if best in series else list(series.values())[-1]) for task, series in dev.items()),
+        best,
+        mean.get(best) if best is not None else None,
+        figures.learning_rate(factor) if factor else None,
+    )
+
+
+def _scored_others(run: RunFolder, documents: Sequence[Document], predictions: Predictions) -> bool:
+    """Whether ``scores.json`` was counted on other documents than these."""
+    written = (run.scores or {}).get("strict", {})
+    counted = score(documents, predictions, "strict")
+    return any(
+        (written[name].correct, written[name].predicted, written[name].gold) != (c.correct, c.predicted, c.gold)
+        for name, c in counted.items()
+        if name in written
+    )
+
+
+def _protocols(run: RunFolder) -> list[str]:
+    scores = run.scores or {}
+    return [name for name in ("table", "strict") if name in scores] + [
+        name for name in scores if name not in {"table", "strict"}
+    ]
+
+
+def _encoders(config: Config) -> str:
+    model, tasks = config.model, set(config.multitask.tasks)
+    used = [(model.text_encoder, "text", TEXT_TASKS), (model.image_encoder, "image", IMAGE_TASKS)]
+    return ", ".join(
+        f"{'built from scratch' if name == 'built' else name} ({side})" for name, side, own in used if tasks & set(own)
+    )
+
+
+def _workers(config: Config) -> str:
+    count, device = config.cluster.workers, "GPU" if config.cluster.gpu else "CPU"
+    return f"{count} of Ray, each on a {device}" if count else f"one process on {device}"
+
+
+def _tags(journal: Journal, prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in journal.tags.items() if name.startswith(prefix)}
+
+
+def _other_tags(journal: Journal) -> dict[str, str]:
+    return {name: value for name, value in journal.tags.items() if not name.startswith(("sha256.", "version."))}
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["short_type"] = short_type
+    return environment
+
+
+def _text(name: str) -> str:
+    return (files("xmtl_ray.report") / name).read_text(encoding="utf-8")
