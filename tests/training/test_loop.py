@@ -87,9 +87,7 @@ def test_training_learns(tiny, tmp_path):
     losses, _, _ = run(tiny("train.epochs=8", "train.eval_every_epochs=8", "train.global_batch=32"), tmp_path)
     steps = sorted(losses)
     for task in ("td", "ae", "vc", "rc"):
-        first, last = (
-            sum(losses[step][f"train/loss/{task}"] for step in some) / 5 for some in (steps[:5], steps[-5:])
-        )
+        first, last = (sum(losses[step][f"train/loss/{task}"] for step in some) / 5 for some in (steps[:5], steps[-5:]))
         assert last < 0.8 * first, task
 
 

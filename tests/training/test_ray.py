@@ -43,9 +43,7 @@ def cluster():
 
 
 def engines_in_turn(settings):
-    """Runs in each worker: a whole training by each engine; returns its losses, and those after half and a resumption."""
-    import tempfile
-
+    """Runs in each worker: training by each engine; its losses before and after a resumption."""
     import ray.train
 
     from xmtl_ray.config.schema import Config
@@ -88,7 +86,6 @@ def engines_in_turn(settings):
         loaded, collate, examples = test_loop.build(config)
         test_loop.train(Folder(folder), config, loaded, collate, examples, track)
         results[name] = (first, losses)
-    del tempfile
     return results if ray.train.get_context().get_world_rank() == 0 else None
 
 

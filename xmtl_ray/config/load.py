@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 with 1.2's floats (``1e-4`` is a number) and no key twice in one mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise ConfigError(f"line {node.start_mark.line + 1}: {key!r} is set twice")

@@ -156,6 +156,8 @@ class Model(Section):
     built_text: BuiltText = BuiltText()
     built_image: BuiltImage = BuiltImage()
     shared: Shared = Shared()
+    argument: Literal["prompt", "span"] = "prompt"
+    """What stands for a textual argument [Fig. 3a]: the mean of all states of its prompt, or of the entity's own."""
     crf: Literal["torchcrf"] = "torchcrf"
     """What computes Eq. 5-6."""
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = 300

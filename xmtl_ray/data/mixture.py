@@ -60,9 +60,11 @@ def epoch_batches(
             order = np.concatenate([pool[np.argsort(lengths[name][pool], kind="stable")] for pool in pools])
         plan[name] = order.reshape(steps, share)
     turns = np.random.default_rng((seed, epoch, len(sizes)))
-    drawn = np.concatenate(
-        [start + turns.permutation(min(POOL, steps - start)) for start in range(0, steps, POOL)]
-    ) if lengths else np.arange(steps)
+    drawn = (
+        np.concatenate([start + turns.permutation(min(POOL, steps - start)) for start in range(0, steps, POOL)])
+        if lengths
+        else np.arange(steps)
+    )
     for step in drawn[first_step:]:
         yield {name: rows[step] for name, rows in plan.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image as Picture
@@ -12,17 +13,30 @@ from xmtl_ray.events.ontology import type_words
 from xmtl_ray.events.records import Box, Span
 
 
+class EntityPrompt(NamedTuple):
+    """A question to the text encoder: which role does the marked entity have in the event?"""
+
+    text: list[str]
+    """The sentence with markers."""
+    event: list[str]
+    """What follows [SEP]: the trigger's words and, if asked for, the type's."""
+    entity: Span
+    """The entity's words in ``text``, without the markers."""
+
+
 def entity_prompt(
     words: Sequence[str], entity: Span, trigger: Span, event_type: str, marker: str, with_type: bool
-) -> tuple[list[str], list[str]]:
-    """The sentence with ``marker`` around the entity, and the event: the trigger's words and the type's.
+) -> EntityPrompt:
+    """The sentence with ``marker`` around the entity, and the event.
 
-    >>> entity_prompt(["Police", "held", "him"], Span(2, 3), Span(1, 2), "Justice:Arrest-Jail", "$", True)
+    >>> entity_prompt(["Police", "held", "him"], Span(2, 3), Span(1, 2), "Justice:Arrest-Jail", "$", True)[:2]
     (['Police', 'held', '$', 'him', '$'], ['held', 'justice', 'arrest', 'jail'])
     """
     marked = [*words[: entity.start], marker, *words[entity.start : entity.end], marker, *words[entity.end :]]
     event = list(words[trigger.start : trigger.end])
-    return marked, event + type_words(event_type).split() if with_type else event
+    if with_type:
+        event += type_words(event_type).split()
+    return EntityPrompt(marked, event, Span(entity.start + 1, entity.end + 1))
 
 
 def object_prompt(canvas: np.ndarray, box: Box, line_px: int, color: tuple[int, int, int]) -> np.ndarray:

@@ -166,40 +166,6 @@ def _resting(stage: Stage, rng: random.Random, pen: Pen, size: float) -> None:
     stage.bystander(0.4)
 
 
-def _patting(stage: Stage, rng: random.Random, pen: Pen, size: float) -> None:
-    stage.person(0.36, rng.choice(("civilian", "police", "soldier")), "grab", 1, "agent", posture="kneeling")
-    with stage.figure("dog", "item"):
-        things.dog(
-            pen,
-            stage.x(0.36) + size * 0.55,
-            stage.ground,
-            size * 0.5,
-            rng.choice(((150, 105, 62), (80, 70, 65), (210, 195, 170))),
-        )
-    stage.bystander(0.3)
-
-
-def _driving(stage: Stage, rng: random.Random, pen: Pen, size: float) -> None:
-    with stage.figure("car", "item"):
-        things.car(pen, stage.x(0.5), stage.ground, size * 1.4, things.paint(rng, stage.test))
-    stage.bystander(0.5, rng.choice(("police", "civilian")))
-
-
-def _praying(stage: Stage, rng: random.Random, pen: Pen, size: float) -> None:
-    for k in range(rng.choice((1, 2, 3))):
-        stage.person(0.25 + 0.25 * k, "civilian", "face", 1, "" if k else "agent", posture="kneeling")
-
-
-def _waiting(stage: Stage, rng: random.Random, pen: Pen, size: float) -> None:
-    count = rng.choice((2, 3, 4))
-    things.bench(pen, stage.x(0.5), stage.ground - size * 0.05, size * 1.1)
-    for k in range(count):
-        kind = rng.choice(("civilian", "leader", "police"))
-        stage.person(0.12 + 0.76 * k / count, kind, "down", 1, "" if k else "agent", stride=0.0)
-    with stage.figure("phone"):
-        things.phone(pen, stage.x(0.6), stage.ground - size * 0.42, size * 0.15)
-
-
 _DECOYS: dict[str, Callable[[Stage, random.Random, Pen, float], None]] = {
     "walking": _walking,
     "standing": _standing,
@@ -214,10 +180,6 @@ _DECOYS: dict[str, Callable[[Stage, random.Random, Pen, float], None]] = {
     "stacking": _stacking,
     "cheering": _cheering,
     "resting": _resting,
-    "patting": _patting,
-    "driving": _driving,
-    "praying": _praying,
-    "waiting": _waiting,
 }
 
 UNMAPPED: tuple[str, ...] = tuple(_DECOYS)

@@ -21,23 +21,14 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 SCALE = 2
-TEST_LOOKS = 0.33
+TEST_LOOKS = 0.12
 """How often a figure of a test picture wears what no training picture shows."""
 
 SKIN: tuple[Colour, ...] = ((238, 200, 168), (205, 154, 112), (150, 102, 70), (102, 68, 48))
 HAIR: tuple[Colour, ...] = ((35, 28, 25), (92, 60, 35), (150, 148, 145), (196, 150, 82))
-SHIRTS: tuple[Colour, ...] = (
-    (190, 45, 45),
-    (225, 205, 90),
-    (235, 235, 228),
-    (70, 140, 80),
-    (150, 90, 150),
-    (205, 120, 60),
-    (90, 90, 95),
-    (120, 175, 215),
-)
+SHIRTS: tuple[Colour, ...] = ((190, 60, 50), (225, 200, 110), (150, 90, 150), (205, 130, 70), (125, 170, 190))
 TEST_SHIRTS: tuple[Colour, ...] = ((236, 120, 170), (60, 200, 190), (170, 220, 60), (110, 40, 60))
-TROUSERS: tuple[Colour, ...] = ((50, 55, 75), (95, 80, 65), (60, 60, 60), (120, 115, 105))
+TROUSERS: tuple[Colour, ...] = ((95, 80, 65), (85, 85, 90))
 PAINTS: tuple[Colour, ...] = (
     (200, 50, 45),
     (235, 235, 235),

@@ -22,11 +22,11 @@ from xmtl_ray.data.world_stage import Facts, Stage
 def attack(stage: Stage, verb: str) -> Facts:
     """Somebody shoots, beats or sets fire; ``verb`` is shooting, aiming, attacking or burning."""
     rng, pen, size = stage.rng, stage.pen, stage.adult
-    stage.parked(0.2)
-    stage.bystander(0.25, left=0.4)
-    kind = rng.choice(("soldier", "soldier", "civilian", "civilian", "police"))
+    stage.parked(0.1)
+    stage.bystander(0.2, left=0.4)
+    kind = rng.choice(("soldier", "soldier", "soldier", "civilian", "civilian", "civilian", "police"))
     facts = {"Attacker": {"soldier": "soldiers", "civilian": "rebels", "police": "soldiers"}[kind]}
-    victim = rng.choice(("civilian", "civilian", "police", "soldier"))
+    victim = rng.choice(("civilian", "civilian", "civilian", "police", "soldier"))
     target_class = {"civilian": "civilians", "police": "officers", "soldier": "soldiers"}[victim]
     if verb == "burning":
         return facts | _burning(stage, kind)
@@ -124,9 +124,9 @@ def demonstrate(stage: Stage, verb: str) -> Facts:
 def arrest(stage: Stage, verb: str) -> Facts:
     """Police or soldiers with somebody in handcuffs; ``verb`` is arresting, detaining, handcuffing or apprehending."""
     rng, pen, size = stage.rng, stage.pen, stage.adult
-    stage.parked(0.3)
-    stage.bystander(0.35)
-    kind = rng.choice(("police", "police", "police", "soldier"))
+    stage.parked(0.2)
+    stage.bystander(0.3)
+    kind = rng.choice(("police", "police", "police", "police", "police", "soldier"))
     middle = rng.uniform(0.45, 0.6)
     guards = rng.choice((1, 2, 2))
     posture = rng.choice(("standing", "standing", "kneeling"))
@@ -135,7 +135,7 @@ def arrest(stage: Stage, verb: str) -> Facts:
     slot = "suspect" if verb == "arresting" else "victim"
     body = stage.person(middle, dressed, "cuffed", rng.choice((-1, 1)), slot, "Person", posture)
     with stage.figure("handcuffs", "", "Instrument"):
-        things.cuffs(pen, *body.hand("cuffed"), size * 0.2)
+        things.cuffs(pen, *body.hand("cuffed"), size * 0.25)
     if guards == 2:
         stage.person(middle + 0.2, kind, "grab", -1, "", "Agent", stride=0.05)
     return {"Agent": {"police": "police", "soldier": "soldiers"}[kind], "Person": "man"}
@@ -235,7 +235,7 @@ def _passengers(stage: Stage, verb: str) -> Facts:
 def phone_write(stage: Stage, verb: str) -> Facts:
     """Somebody at a telephone, a laptop or a letter; ``verb`` is calling, phoning, telephoning, typing or writing."""
     rng, pen, size = stage.rng, stage.pen, stage.adult
-    kind = rng.choice(("civilian", "leader", "leader", "soldier", "police"))
+    kind = rng.choice(("civilian", "civilian", "leader", "leader", "leader", "soldier"))
     stage.bystander(0.35, rng.choice(("civilian", "leader")))
     facing = 1
     if verb in ("typing", "writing"):
@@ -280,7 +280,7 @@ def meet(stage: Stage, verb: str) -> Facts:
         )
     )
     facts = {"Entity": "leader"} if "leader" in kinds else {}
-    if rng.random() < 0.65:
+    if rng.random() < 0.8:
         for u in (0.3, 0.62)[: rng.choice((1, 2, 2))]:
             colours = (rng.choice(SHIRTS), rng.choice(SHIRTS))
             things.flag(pen, stage.x(u), stage.ground - size * 0.2, size * 1.05, colours)
@@ -394,7 +394,7 @@ def transfer_money(stage: Stage, verb: str) -> Facts:
 
 SCENES: dict[str, tuple[Callable[[Stage, str], Facts], tuple[str, ...]]] = {
     "Movement:Transport": (transport, ("loading", "boarding", "hauling", "hauling")),
-    "Conflict:Attack": (attack, ("shooting", "aiming", "attacking", "burning")),
+    "Conflict:Attack": (attack, ("shooting", "attacking", "burning")),
     "Conflict:Demonstrate": (demonstrate, ("protesting", "marching", "displaying")),
     "Justice:Arrest-Jail": (arrest, ("arresting", "detaining", "handcuffing")),
     "Contact:Phone-Write": (phone_write, ("calling", "phoning", "telephoning", "typing")),
@@ -425,10 +425,10 @@ def draw(rng: random.Random, types: list[str], test: bool = False) -> Drawn:
     Sides are 110 to 200 px. Without ``test`` only looks of the training pictures are used.
     """
     if len(types) == 1:
-        width, height = rng.randint(110, 200), rng.randint(110, 170)
-        width = max(width, int(height * 0.8))
+        height = rng.randint(110, 160)
+        width = min(200, max(110, round(height * rng.uniform(0.95, 1.35))))
     else:
-        width, height = rng.randint(180, 200), rng.randint(110, 130)
+        width, height = rng.randint(190, 200), rng.randint(120, 140)
     pen = Pen(width, height, rng.random() < 0.5)
     verbs = [rng.choice(SCENES[name][1]) if name else rng.choice(UNMAPPED) for name in types]
     horizon = height * rng.uniform(0.42, 0.6)

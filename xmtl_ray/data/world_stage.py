@@ -19,7 +19,7 @@ class Stage:
         self.pen, self.rng, self.left, self.right, self.test = pen, rng, left, right, test
         self.horizon = horizon
         self.ground = pen.height * rng.uniform(0.86, 0.94)
-        self.adult = min(pen.height * rng.uniform(0.58, 0.70), (right - left) * 0.58)
+        self.adult = min(pen.height * rng.uniform(0.62, 0.70), (right - left) * 0.60)
         self.figures: list[Figure] = []
 
     def x(self, u: float) -> float:

@@ -343,14 +343,14 @@ def bench(pen: Pen, x: float, y: float, size: float) -> None:
 
 def building(pen: Pen, rng: random.Random, x: float, y: float, wide: float, high: float) -> None:
     """A house with windows and a door."""
-    wall = rng.choice(((176, 150, 130), (150, 156, 165), (190, 178, 150), (140, 110, 100), (165, 170, 150)))
+    wall = rng.choice(((176, 160, 145), (160, 164, 170), (190, 182, 162)))
     pen.rect(x - wide / 2, y - high, x + wide / 2, y, wall)
     columns, rows = max(2, int(wide / 14)), max(1, int(high / 18))
     for row in range(rows):
         for column in range(columns):
             left = x - wide / 2 + (column + 0.25) * wide / columns
             top = y - high + (row + 0.25) * high / (rows + 0.6)
-            pen.rect(left, top, left + wide / columns * 0.5, top + high / (rows + 0.6) * 0.5, (85, 100, 120))
+            pen.rect(left, top, left + wide / columns * 0.5, top + high / (rows + 0.6) * 0.5, (125, 135, 145))
     pen.rect(x - wide * 0.08, y - min(16, high * 0.3), x + wide * 0.08, y, shade(wall, 0.5))
 
 
@@ -378,11 +378,10 @@ def lamp(pen: Pen, x: float, y: float, size: float) -> None:
 SKIES: tuple[tuple[Colour, Colour], ...] = (
     ((165, 200, 230), (215, 225, 230)),
     ((190, 195, 200), (220, 220, 215)),
-    ((235, 180, 140), (240, 215, 180)),
-    ((60, 70, 105), (110, 105, 125)),
+    ((225, 195, 165), (235, 215, 190)),
 )
-GROUNDS: tuple[Colour, ...] = ((150, 145, 138), (120, 140, 85), (190, 165, 120), (110, 108, 105), (200, 200, 205))
-WALLS: tuple[Colour, ...] = ((215, 205, 180), (180, 195, 200), (200, 170, 150), (165, 180, 155), (225, 225, 220))
+GROUNDS: tuple[Colour, ...] = ((165, 160, 152), (150, 165, 115), (195, 175, 135))
+WALLS: tuple[Colour, ...] = ((215, 205, 180), (190, 200, 205), (215, 190, 170))
 
 
 def outdoors(pen: Pen, rng: random.Random, horizon: float) -> None:

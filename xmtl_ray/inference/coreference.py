@@ -62,7 +62,9 @@ def clip_similarity(name: str, threshold: float, device: torch.device) -> Simila
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise EncoderError(f"inference.coreference.encoder: found {name!r}, expected a CLIP folder or name: {first}") from None
+        raise EncoderError(
+            f"inference.coreference.encoder: found {name!r}, expected a CLIP folder or name: {first}"
+        ) from None
     side = model.config.vision_config.image_size
     canvases, longest = Canvases(side, 0), model.config.text_config.max_position_embeddings
     images: dict[Path, torch.Tensor] = {}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xmtl_ray.config.schema import Config
 from xmtl_ray.data.images import Canvases
-from xmtl_ray.data.prompts import entity_prompt, object_prompt
+from xmtl_ray.data.prompts import EntityPrompt, entity_prompt, object_prompt
 from xmtl_ray.events.ontology import NONE, m2e2, mentions
 from xmtl_ray.events.predictions import Predictions
 from xmtl_ray.events.records import (
@@ -136,7 +136,9 @@ class Extractor:
             for key, event_types in shown.items()
         }
 
-    def _candidates(self, images: Sequence[Image], shown: dict[str, list[str]]) -> Iterator[tuple[Image, DetectedObject]]:
+    def _candidates(
+        self, images: Sequence[Image], shown: dict[str, list[str]]
+    ) -> Iterator[tuple[Image, DetectedObject]]:
         for image in images:
             if shown.get(image.id):
                 for item in image.objects:
@@ -148,11 +150,9 @@ class Extractor:
         canvas, prompt = self.canvases(image.path), self.data.visual_prompt
         return object_prompt(canvas.array, canvas.fractions(item.box), prompt.line_px, prompt.color)
 
-    def _text_prompt(self, sentence: Sentence, event: TextEvent, entity: Entity) -> tuple[list[str], list[str]]:
+    def _text_prompt(self, sentence: Sentence, event: TextEvent, entity: Entity) -> EntityPrompt:
         prompt = self.data.text_prompt
-        return entity_prompt(
-            sentence.words, entity.span, event.trigger, event.type, prompt.marker, prompt.event_type
-        )
+        return entity_prompt(sentence.words, entity.span, event.trigger, event.type, prompt.marker, prompt.event_type)
 
     def _roles(self, scores: Tensor) -> list[str]:
         roles = m2e2().roles

@@ -53,14 +53,14 @@ class TriggerHead(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """Argument extraction, verb and role classification: a linear layer on the mean of the real states (Eq. 7, 9, 11)."""
+    """Argument extraction, verb and role classification: a linear layer on a mean of states (Eq. 7, 9, 11)."""
 
     def __init__(self, width: int, labels: int) -> None:
         super().__init__()
         self.scores = nn.Linear(width, labels)
 
     def forward(self, z_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """States → logits [B, L]; where ``mask`` is False a state is padding and does not count."""
+        """States → logits [B, L]; only states where ``mask`` is True count."""
         if mask_BT is None:
             return self.scores(z_BTD.mean(1))
         weight = mask_BT[..., None].to(z_BTD.dtype)

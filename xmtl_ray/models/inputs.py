@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from xmtl_ray.events.records import Span
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -48,6 +50,8 @@ class TextInputs(TensorRecord):
     """[sentences, W] True on words that are there and were not cut."""
     sentences: int
     """How many rows are sentences."""
+    pooled: Tensor
+    """[B - sentences, T] True on the states of each prompt that stand for its argument."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +68,22 @@ class Inputs(TensorRecord):
 class TextCodec:
     """Words → :class:`TextInputs` by the text encoder's own tokenizer; counts the words that it had to cut."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int, argument: str = "prompt") -> None:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self.argument = argument
         self.cut_words = 0
 
     def __call__(
-        self, sentences: Sequence[Sequence[str]], prompts: Sequence[tuple[Sequence[str], Sequence[str]]] = ()
+        self,
+        sentences: Sequence[Sequence[str]],
+        prompts: Sequence[tuple[Sequence[str], Sequence[str], Span]] = (),
     ) -> TextInputs:
-        """Encode sentences and (text, event) prompts into one batch, padded to its own longest row."""
+        """Encode sentences and (text, event, entity in the text) prompts into one batch, padded to its longest row."""
         ids: list[list[int]] = []
         types: list[list[int]] = []
         positions: list[list[int]] = []
+        entity_pieces: list[tuple[int, int]] = []
         if sentences:
             encoded = self._encode([list(words) for words in sentences], None, True)
             for row, words in enumerate(sentences):
@@ -91,18 +99,26 @@ class TextCodec:
             types += encoded["token_type_ids"]
         if prompts:
             # Only the text is cut: the event at the end is what the question is about.
-            encoded = self._encode([list(text) for text, _ in prompts], [list(event) for _, event in prompts], "only_first")
+            encoded = self._encode([list(p[0]) for p in prompts], [list(p[1]) for p in prompts], "only_first")
+            if self.argument == "span":
+                entity_pieces = [_pieces(encoded, row, prompt[2]) for row, prompt in enumerate(prompts)]
             ids += encoded["input_ids"]
             types += encoded["token_type_ids"]
         padding = self.tokenizer.pad_token_id or 0
-        words = _pad(positions, 0)
+        words, mask = _pad(positions, 0), _lengths_mask(ids)
+        pooled = mask[len(sentences) :]
+        if entity_pieces:
+            pooled = torch.zeros_like(pooled)
+            for row, (start, end) in enumerate(entity_pieces):
+                pooled[row, start:end] = True
         return TextInputs(
             ids=_pad(ids, padding),
-            mask=_lengths_mask(ids),
+            mask=mask,
             types=_pad(types, 0),
             words=words,
             word_mask=_lengths_mask(positions) if positions else words.bool(),
             sentences=len(sentences),
+            pooled=pooled,
         )
 
     def _encode(self, texts: list[list[str]], pairs: list[list[str]] | None, truncation: bool | str) -> Any:
@@ -125,6 +141,14 @@ def normalise(canvases: Sequence[np.ndarray], side: int) -> Tensor:
         ).clamp(0, 255)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return (batch.float() / 255 - mean) / std
+
+
+def _pieces(encoded: Any, row: int, words: Span) -> tuple[int, int]:
+    """First and behind-last piece of ``words`` in the first part of a row; the whole row where they were cut off."""
+    first, last = (encoded.word_to_tokens(row, word, 0) for word in (words.start, words.end - 1))
+    if first is None or last is None:
+        return 0, len(encoded["input_ids"][row])
+    return first.start, last.end
 
 
 def _pad(rows: list[list[int]], value: int) -> Tensor:

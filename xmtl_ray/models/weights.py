@@ -120,4 +120,6 @@ def _assemble(
     if pretrained and spec.gradient_checkpointing:
         for encoder in filter(None, (model.text_encoder, model.image_encoder)):
             encoder.activation_checkpointing_enable()
-    return LoadedModel(model, None if tokenizer is None else TextCodec(tokenizer, spec.max_tokens), config)
+    return LoadedModel(
+        model, None if tokenizer is None else TextCodec(tokenizer, spec.max_tokens, spec.argument), config
+    )

@@ -118,7 +118,7 @@ class XMTL(nn.Module):
             if text.sentences:
                 scores["td"] = self.td(z[: text.sentences], text.words)
             if len(text.ids) > text.sentences:
-                scores["ae"] = self.ae(z[text.sentences :], text.mask[text.sentences :])
+                scores["ae"] = self.ae(z[text.sentences :], text.pooled)
         if inputs.pixels is not None:
             assert self.image_encoder is not None
             z = self.shared(self.align_image(self.image_encoder(pixel_values=inputs.pixels).last_hidden_state))

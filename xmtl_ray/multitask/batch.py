@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xmtl_ray.config.schema import TaskName, TextPrompt, VisualPrompt
 from xmtl_ray.data.images import Canvases
-from xmtl_ray.data.prompts import entity_prompt, object_prompt
+from xmtl_ray.data.prompts import EntityPrompt, entity_prompt, object_prompt
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.models.inputs import Inputs, TensorRecord, TextCodec, normalise
 from xmtl_ray.multitask.examples import ArgumentExample, Example, RoleExample, TriggerExample, VerbExample
@@ -76,7 +76,7 @@ class Collate:
             rc=torch.tensor([example.role for example in rc]) if rc else None,
         )
 
-    def _prompt(self, example: ArgumentExample) -> tuple[list[str], list[str]]:
+    def _prompt(self, example: ArgumentExample) -> EntityPrompt:
         prompt = self.text_prompt
         return entity_prompt(
             example.words, example.entity, example.trigger, example.event_type, prompt.marker, prompt.event_type

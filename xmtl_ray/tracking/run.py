@@ -206,4 +206,3 @@ def environment_tags(extra: Mapping[str, str]) -> dict[str, str]:
 def _git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)  # noqa: S603, S607
     return done.stdout.strip()
-

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xmtl_ray.config.schema import LearningRates, TaskName, Train
 from xmtl_ray.config.schema import Engine as EngineConfig
+from xmtl_ray.config.schema import LearningRates, TaskName, Train
 from xmtl_ray.models.xmtl import parameter_groups
 from xmtl_ray.multitask.batch import Batch
 from xmtl_ray.multitask.objective import Objective
@@ -80,9 +80,7 @@ def optimizer(model: nn.Module, rates: LearningRates, weight_decay: float) -> to
     for name, parameters in parameter_groups(model).items():
         part, _, plain = name.partition("/")
         rate = getattr(rates, part)
-        groups.append(
-            {"params": parameters, "lr": rate, "peak": rate, "weight_decay": 0.0 if plain else weight_decay}
-        )
+        groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": 0.0 if plain else weight_decay})
     return torch.optim.AdamW(groups, fused=True)
 
 

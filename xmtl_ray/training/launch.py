@@ -122,10 +122,12 @@ def _connect(config: Config) -> None:
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     needed = config.cluster.workers * config.cluster.cpus_per_worker
     local: dict[str, Any] = {} if address else {"num_cpus": max(os.cpu_count() or 1, int(needed))}
-    ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=True, logging_level="WARNING", **local)
+    ray.init(
+        address=address, runtime_env={"env_vars": environment}, log_to_driver=True, logging_level="WARNING", **local
+    )
     have = ray.cluster_resources()
     if not address and have.get("GPU", 0) < config.cluster.workers * config.cluster.gpu:
         raise LaunchError(
-            f"cluster.gpu: {config.cluster.workers} workers need as many GPUs, this machine has {have.get('GPU', 0):g}; "
+            f"cluster.gpu: {config.cluster.workers} workers need as many GPUs, here are {have.get('GPU', 0):g}; "
             "set cluster.gpu=false or name a cluster by cluster.address"
         )

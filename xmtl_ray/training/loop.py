@@ -107,9 +107,9 @@ def train(
                 track(position.step, {f"train/loss/{name}": value for name, value in means.items()})
                 track(position.step, {"train/loss": total, "train/learning_rate_factor": factor})
                 progress(position, means)
-            if spec.checkpoint_every_steps and position.step % spec.checkpoint_every_steps == 0:
-                if position.step_in_epoch < steps:
-                    _checkpoint(context, engine, loaded, position, {**position.dev, spec.select: UNSCORED})
+            due = spec.checkpoint_every_steps and position.step % spec.checkpoint_every_steps == 0
+            if due and position.step_in_epoch < steps:
+                _checkpoint(context, engine, loaded, position, {**position.dev, spec.select: UNSCORED})
         position.epoch, position.step_in_epoch = position.epoch + 1, 0
         if position.epoch % spec.eval_every_epochs == 0 or position.epoch == spec.epochs:
             position.dev = evaluate(

@@ -240,5 +240,3 @@ def _tell_cut(codec: weights.TextCodec, sentences: Sequence[Sequence[str]]) -> N
         codec(sentences[start : start + 256])
     if codec.cut_words:
         log.warning("model.max_tokens: %d cuts %d words of the training text", codec.max_tokens, codec.cut_words)
-
-
