@@ -212,6 +212,7 @@ def main() -> None:
 
 def _train(settings: object) -> None:
     from xmtl_ray.config.schema import Config
+    from xmtl_ray.tracking.run import Unsent, attach
     from xmtl_ray.training.launch import launch
     from xmtl_ray.training.storage import is_local
 
@@ -225,7 +226,13 @@ def _train(settings: object) -> None:
         typer.echo(f"run: {settings.storage_path}/{settings.name}")
         return
     folder = Path(settings.storage_path) / settings.name
-    typer.echo(f"report: {_report(folder, settings)}\nmodel:  {folder / 'model'}")
+    page = _report(folder, settings)
+    if settings.tracking.enabled:
+        try:
+            attach(folder, page.name)
+        except Unsent as error:
+            logging.getLogger(__name__).warning("%s; later: xmtl sync %s", error, folder)
+    typer.echo(f"report: {page}\nmodel:  {folder / 'model'}")
     if settings.tracking.enabled:
         uri = settings.tracking.uri or f"sqlite:///{settings.storage_path}/mlflow.db"
         typer.echo(f"MLflow: mlflow server --backend-store-uri {uri}" if "://" in uri and "sqlite" in uri else uri)
@@ -273,5 +280,5 @@ def _user_errors() -> Iterator[None]:
     except (ValueError, FileNotFoundError, ConnectionError, ArithmeticError) as error:
         if not type(error).__module__.startswith("xmtl_ray") and type(error) not in {ValueError, FileNotFoundError}:
             raise
-        Console(stderr=True, highlight=False).print(f"[bold red]error[/] {error}", markup=True)
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(2) from None

@@ -38,7 +38,7 @@ class Size:
 
 SIZES = {
     "small": Size(200, 60, 160, 60, 40, 12),
-    "medium": Size(2400, 250, 3200, 250, 300, 60),
+    "medium": Size(5000, 250, 7000, 250, 300, 60),
     "large": Size(12000, 1250, 16000, 1250, 1500, 300),
 }
 
@@ -73,7 +73,7 @@ def _write_ace(folder: Path, part: str, count: int, names: Names, rng: random.Ra
     records = []
     for number in range(count):
         types = grammar.some_types()
-        caption = len(types) == 1 and rng.random() < 0.12
+        caption = len(types) == 1 and rng.random() < 0.3
         draft = grammar.caption(types[0]) if caption else grammar.sentence(types)
         records.append(layouts.jmee(draft, f"WORLD_ACE_{part}_{number:05d}"))
     layouts.write_json(folder / f"{part}.json", records)

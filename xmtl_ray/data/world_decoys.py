@@ -91,7 +91,7 @@ def _reading(stage: Stage, rng: random.Random, pen: Pen, size: float) -> None:
         posture="sitting" if seated else "standing",
         size=1.1,
     )
-    if seated and rng.random() < 0.6:
+    if seated and rng.random() < 0.4:
         things.table(pen, body.x + size * 0.5, stage.ground, size * 0.8, size * 0.4)
         with stage.figure(thing := rng.choice(("phone", "laptop"))):
             at = (body.x + size * 0.68, stage.ground - size * 0.43)

@@ -49,7 +49,7 @@ def attack(stage: Stage, verb: str) -> Facts:
         )
         x, y = body.hand("aim")
         with stage.figure("gun", "" if k else item, "Instrument"):
-            things.gun(pen, x, y, size * 0.6, 1)
+            things.gun(pen, x, y, size * 0.7, 1)
         if verb == "shooting":
             things.flash(pen, x + size * 0.46, y - size * 0.02, size * 0.17)
             if not k:
@@ -135,7 +135,7 @@ def arrest(stage: Stage, verb: str) -> Facts:
     slot = "suspect" if verb == "arresting" else "victim"
     body = stage.person(middle, dressed, "cuffed", rng.choice((-1, 1)), slot, "Person", posture)
     with stage.figure("handcuffs", "", "Instrument"):
-        things.cuffs(pen, *body.hand("cuffed"), size * 0.25)
+        things.cuffs(pen, *body.hand("cuffed"), size * 0.3)
     if guards == 2:
         stage.person(middle + 0.2, kind, "grab", -1, "", "Agent", stride=0.05)
     return {"Agent": {"police": "police", "soldier": "soldiers"}[kind], "Person": "man"}
@@ -236,7 +236,7 @@ def phone_write(stage: Stage, verb: str) -> Facts:
     """Somebody at a telephone, a laptop or a letter; ``verb`` is calling, phoning, telephoning, typing or writing."""
     rng, pen, size = stage.rng, stage.pen, stage.adult
     kind = rng.choice(("civilian", "civilian", "leader", "leader", "leader", "soldier"))
-    stage.bystander(0.35, rng.choice(("civilian", "leader")))
+    stage.bystander(0.2, rng.choice(("civilian", "leader")))
     facing = 1
     if verb in ("typing", "writing"):
         u = rng.uniform(0.28, 0.45)
@@ -262,7 +262,7 @@ def phone_write(stage: Stage, verb: str) -> Facts:
         )
         slot = "tool" if verb in ("calling", "phoning") and not k else ""
         with stage.figure("phone", slot, "Instrument"):
-            things.phone(pen, *body.hand("phone"), size * 0.26)
+            things.phone(pen, *body.hand("phone"), size * 0.32)
     return {}
 
 
@@ -280,7 +280,7 @@ def meet(stage: Stage, verb: str) -> Facts:
         )
     )
     facts = {"Entity": "leader"} if "leader" in kinds else {}
-    if rng.random() < 0.8:
+    if rng.random() < 0.9:
         for u in (0.3, 0.62)[: rng.choice((1, 2, 2))]:
             colours = (rng.choice(SHIRTS), rng.choice(SHIRTS))
             things.flag(pen, stage.x(u), stage.ground - size * 0.2, size * 1.05, colours)
@@ -314,7 +314,7 @@ def meet(stage: Stage, verb: str) -> Facts:
                 size=0.9,
             )
         return facts
-    stage.bystander(0.4, rng.choice(("civilian", "soldier", "police")))
+    stage.bystander(0.25, rng.choice(("civilian", "soldier", "police")))
     middle, arms = rng.uniform(0.42, 0.58), "give" if verb == "socializing" else rng.choice(("down", "give", "work"))
     gap = 0.36 * size / (stage.right - stage.left)
     second = "coagent" if verb == "socializing" else "listener"
@@ -378,7 +378,7 @@ def transfer_money(stage: Stage, verb: str) -> Facts:
     giver = stage.person(middle - gap, kinds[0], "give", 1, "agent", "Giver")
     x, y = giver.hand("give")
     with stage.figure("banknotes", "payment" if verb == "buying" else "", "Money"):
-        things.banknotes(pen, x + size * 0.09, y - size * 0.04, size * 0.32)
+        things.banknotes(pen, x + size * 0.1, y - size * 0.04, size * 0.38)
     goods = "goods" if verb == "buying" else "good"
     if rng.random() < 0.75:
         with stage.figure("bag", goods):

@@ -16,7 +16,7 @@ from typing import TypeVar
 from xmtl_ray.config.schema import Config, TaskName
 from xmtl_ray.data import ace05, imsitu, m2e2
 from xmtl_ray.events import ontology
-from xmtl_ray.events.records import Box, Image, Sentence, Span
+from xmtl_ray.events.records import Box, DataError, Image, Sentence, Span
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -96,6 +96,10 @@ def read(config: Config) -> Examples:
             dev_images = images(source.dev, source.dev_boxes)
         else:
             train_images, dev_images = hold_out(train_images, lambda image: image.id, data.dev_fraction, seed)
+        if missing := imsitu.missing_images((*train_images, *dev_images)):
+            raise DataError(
+                source.images, None, f"{len(missing)} images", missing[0].name, "a file of each annotated image"
+            )
         for name, make in (("vc", verb_examples), ("rc", role_examples)):
             train[name], dev[name] = make(train_images), make(dev_images)
     train, dev = ({name: side[name] for name in tasks} for side in (train, dev))

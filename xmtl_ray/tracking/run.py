@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,20 @@ def sync(folder: Path) -> int:
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder / STATE}: not there; expected the folder of a tracked run") from None
     return Sender(folder, state.uri, state.experiment, state.name).send()
+
+
+def attach(folder: Path, name: str) -> None:
+    """Make a file of a finished run's folder an artifact of its MLflow run. Raises Unsent; then ``sync`` will."""
+    journal = Journal(folder)
+    journal.artifact(name)
+    journal.close()
+    if (folder / STATE).exists():
+        sync(folder)
+
+
+def installed_packages() -> str:
+    """``name==version`` of everything installed, one a line."""
+    return "\n".join(sorted({f"{item.name}=={item.version}" for item in distributions()})) + "\n"
 
 
 def environment_tags(extra: Mapping[str, str]) -> dict[str, str]:

@@ -34,7 +34,7 @@ from xmtl_ray.inference.extract import Extractor
 from xmtl_ray.models import weights
 from xmtl_ray.multitask import examples as task_examples
 from xmtl_ray.multitask.batch import Collate
-from xmtl_ray.tracking.run import Run, environment_tags
+from xmtl_ray.tracking.run import Run, environment_tags, installed_packages
 from xmtl_ray.training.context import Local, WorkerContext
 from xmtl_ray.training.loop import NonFiniteLoss, train
 from xmtl_ray.training.storage import is_local, run_folder
@@ -230,7 +230,9 @@ def _track(config: Config, folder: Path) -> Run:
     (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
     run.journal.parameters({name: value for name, value in flatten(config).items() if value is not None})
     run.journal.tags(environment_tags({f"sha256.{name}": value for name, value in fingerprints(config.data).items()}))
-    run.journal.artifact("config.yaml")
+    (folder / "environment.txt").write_text(installed_packages(), encoding="utf-8")
+    for name in ("config.yaml", "environment.txt"):
+        run.journal.artifact(name)
     return run
 
 

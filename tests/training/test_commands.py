@@ -1,0 +1,89 @@
+"""Smoke recipes through the real command line, and what a user is told when something is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xmtl_ray.training.launch import LaunchError, check
+
+
+def xmtl(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "xmtl_ray", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def settings(recipe: str, world: Path) -> list[str]:
+    if recipe == "m2e2_text_smoke":
+        return [f"data.train={world / 'm2e2'}", f"data.test={world / 'm2e2'}"]
+    return [f"data.root={world}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["xmtl_smoke", "m2e2_text_smoke"])
+def test_a_smoke_recipe_leaves_scores_model_report_and_an_mlflow_run(recipe, world, tmp_path):
+    """`xmtl train` in local mode; then `xmtl extract` with its model predicts what the run predicted."""
+    done = xmtl("train", recipe, f"storage_path={tmp_path}", "cluster.workers=0", *settings(recipe, world))
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / recipe
+    scores = json.loads((run / "scores.json").read_text())
+    assert set(scores) == {"table", "strict"} and scores["strict"]["text_event"]["gold"] > 0
+    assert "report:" in done.stdout and (run / "report.html").stat().st_size > 10_000
+
+    from mlflow import MlflowClient
+
+    state = json.loads((run / "mlflow.json").read_text())
+    client = MlflowClient(state["uri"])
+    tracked = client.get_run(state["run_id"])
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.params["train.epochs"] == "2"
+    assert {"dev/mean_f1", "train/loss/td", "test/strict/text_event_f1"} <= set(tracked.data.metrics)
+    assert any(name.startswith("sha256.data.") for name in tracked.data.tags)
+    artifacts = {item.path for item in client.list_artifacts(state["run_id"])}
+    assert {"config.yaml", "environment.txt", "model", "predictions.json", "scores.json", "report.html"} <= artifacts
+
+    objects = ["--objects", world / "m2e2/image_entity.json"] if recipe == "xmtl_smoke" else []
+    again = xmtl("extract", run / "model", world / "m2e2", "--out", tmp_path / "again.json", *objects)
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads(path.read_text()) for path in (run / "predictions.json", tmp_path / "again.json"))
+    assert [first[key] for key in ("text", "image", "coref")] == [second[key] for key in ("text", "image", "coref")]
+
+
+def test_a_missing_file_is_named_before_anything_starts(tiny, tmp_path):
+    with pytest.raises(LaunchError, match=r"data\.ace\.train: .*nowhere\.json does not exist"):
+        check(tiny(f"data.ace.train={tmp_path / 'nowhere.json'}"))
+
+
+def test_another_run_of_the_same_name_is_refused_with_the_differences(tiny, tmp_path):
+    """Resources and reporting may change on resumption; what is learnt may not."""
+    from xmtl_ray.config.load import dump
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(dump(tiny()))
+    check(tiny("cluster.max_failures=7", "tracking.experiment=other"))
+    with pytest.raises(LaunchError, match=r"train\.seed: was 0, is 5"):
+        check(tiny("train.seed=5"))
+
+
+def test_an_unwritable_storage_is_refused(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="storage_path"):
+        check(tiny(f"storage_path={tmp_path / 'file' / 'runs'}"))
+
+
+def test_broken_data_ends_a_run_with_one_sentence(world, tmp_path):
+    """A worker that meets bad data says file, record, field, found and expected; the run is marked FAILED."""
+    broken = tmp_path / "world"
+    shutil.copytree(world, broken)
+    rows = json.loads((broken / "ace/train.json").read_text())
+    rows[3]["golden-event-mentions"] = [{"event_type": "Life:Die", "trigger": {"start": 5, "end": 2}, "arguments": []}]
+    (broken / "ace/train.json").write_text(json.dumps(rows))
+    done = xmtl("train", "xmtl_smoke", f"storage_path={tmp_path}", f"data.root={broken}", "cluster.workers=0")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "train.json: record 3: golden-event-mentions.0.trigger" in done.stderr.replace("\n", " ")
+    assert '"FAILED"' in (tmp_path / "xmtl_smoke/tracking.jsonl").read_text().splitlines()[-1]
