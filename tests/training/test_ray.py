@@ -29,15 +29,12 @@ TWO_EPOCHS = ["train.epochs=2", "multitask.tasks=[td,ae,vc,rc]"]
 def cluster():
     """One Ray cluster for this module; runs started by the command line join it through RAY_ADDRESS."""
     import ray
-    from ray import cloudpickle
-
     from xmtl_ray.training.launch import ENVIRONMENT
 
-    # Workers cannot import test modules.
-    for module in (sys.modules[__name__], test_loop):
-        cloudpickle.register_pickle_by_value(module)
     os.environ.update(ENVIRONMENT)
-    context = ray.init(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": dict(ENVIRONMENT)})
+    # Workers import this module, too.
+    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parent)}
+    context = ray.init(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": environment})
     yield context.address_info
     ray.shutdown()
 

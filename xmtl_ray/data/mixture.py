@@ -52,6 +52,8 @@ def epoch_batches(
     length, and the order of those steps is drawn again. All tasks are long and short in the same steps.
     """
     steps = steps_per_epoch(sizes, shares)
+    if not steps:
+        return
     plan: dict[str, np.ndarray] = {}
     for number, (name, share) in enumerate(shares.items()):
         order = np.random.default_rng((seed, epoch, number)).permutation(sizes[name])[: steps * share]

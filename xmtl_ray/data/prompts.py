@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image as Picture
-from PIL import ImageDraw
 
 from xmtl_ray.events.ontology import type_words
 from xmtl_ray.events.records import Box, Span
@@ -42,9 +40,12 @@ def entity_prompt(
 def object_prompt(canvas: np.ndarray, box: Box, line_px: int, color: tuple[int, int, int]) -> np.ndarray:
     """A copy of ``canvas`` (uint8 [H, W, 3]) with ``box``, given as fractions of its sides, drawn on it."""
     height, width = canvas.shape[:2]
-    picture = Picture.fromarray(canvas)
     # The line lies inside the box and at least one pixel of it inside the image.
     x0, y0 = (min(max(round(value * side), 0), side - 1) for value, side in ((box.x0, width), (box.y0, height)))
-    x1, y1 = (min(max(round(value * side) - 1, 0), side - 1) for value, side in ((box.x1, width), (box.y1, height)))
-    ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=color, width=line_px)
-    return np.asarray(picture)
+    x1, y1 = (min(max(round(value * side), 1), side) for value, side in ((box.x1, width), (box.y1, height)))
+    outer = slice(y0, max(y0 + 1, y1)), slice(x0, max(x0 + 1, x1))
+    inner = tuple(slice(side.start + line_px, max(side.start, side.stop - line_px)) for side in outer)
+    marked = canvas.copy()
+    marked[outer] = color
+    marked[inner] = canvas[inner]
+    return marked

@@ -85,8 +85,8 @@ def demonstrate(stage: Stage, verb: str) -> Facts:
     """A crowd with signs; ``verb`` is protesting, marching, parading or displaying. Police may stand beside."""
     rng, pen, size = stage.rng, stage.pen, stage.adult
     moving = verb in ("marching", "parading")
-    count = rng.randint(3, 5)
-    police = rng.random() < 0.35
+    count = rng.randint(2, 4)
+    police = rng.random() < 0.25
     kind = rng.choice(("civilian", "civilian", "civilian", "civilian", "leader"))
     spots = [0.08 + 0.66 * (k + rng.uniform(-0.2, 0.2)) / count for k in range(count)]
     rng.shuffle(spots)
@@ -134,7 +134,8 @@ def arrest(stage: Stage, verb: str) -> Facts:
     dressed = rng.choice(("civilian", "civilian", "civilian", "leader"))
     slot = "suspect" if verb == "arresting" else "victim"
     body = stage.person(middle, dressed, "cuffed", rng.choice((-1, 1)), slot, "Person", posture)
-    with stage.figure("handcuffs", "", "Instrument"):
+    # annotators of real pictures box handcuffs in one arrest of five
+    with stage.figure("handcuffs", "", "Instrument" if rng.random() < 0.2 else ""):
         things.cuffs(pen, *body.hand("cuffed"), size * 0.3)
     if guards == 2:
         stage.person(middle + 0.2, kind, "grab", -1, "", "Agent", stride=0.05)
@@ -286,7 +287,7 @@ def meet(stage: Stage, verb: str) -> Facts:
             things.flag(pen, stage.x(u), stage.ground - size * 0.2, size * 1.05, colours)
     if verb == "discussing":
         stage.bystander(0.25, "leader")
-        count = rng.choice((2, 3, 4))
+        count = rng.choice((2, 2, 3))
         for k in range(count):
             u = 0.14 + 0.72 * k / (count - 1)
             facing = 1 if u < 0.5 else -1
@@ -395,7 +396,7 @@ def transfer_money(stage: Stage, verb: str) -> Facts:
 SCENES: dict[str, tuple[Callable[[Stage, str], Facts], tuple[str, ...]]] = {
     "Movement:Transport": (transport, ("loading", "boarding", "hauling", "hauling")),
     "Conflict:Attack": (attack, ("shooting", "attacking", "burning")),
-    "Conflict:Demonstrate": (demonstrate, ("protesting", "marching", "displaying")),
+    "Conflict:Demonstrate": (demonstrate, ("protesting", "marching", "displaying", "displaying")),
     "Justice:Arrest-Jail": (arrest, ("arresting", "detaining", "handcuffing")),
     "Contact:Phone-Write": (phone_write, ("calling", "phoning", "telephoning", "typing")),
     "Contact:Meet": (meet, ("discussing", "talking", "socializing")),
@@ -422,9 +423,10 @@ class Drawn:
 def draw(rng: random.Random, types: list[str], test: bool = False) -> Drawn:
     """A picture of one scene per entry of ``types`` ('' for a decoy), side by side.
 
-    Sides are 110 to 200 px. Without ``test`` only looks of the training pictures are used.
+    Now and then a single scene fills only half of a wide picture. Sides are 110 to 200 px. Without ``test`` only looks of the training pictures are used.
     """
-    if len(types) == 1:
+    far = len(types) == 1 and rng.random() < 0.15
+    if len(types) == 1 and not far:
         height = rng.randint(110, 160)
         width = min(200, max(110, round(height * rng.uniform(0.95, 1.35))))
     else:
@@ -435,7 +437,7 @@ def draw(rng: random.Random, types: list[str], test: bool = False) -> Drawn:
     inside = rng.random() < (0.8 if all(verb in INDOOR for verb in verbs) else 0.06)
     (things.indoors if inside else things.outdoors)(pen, rng, horizon)
     scenes = []
-    share = width / len(types)
+    share = width / (2 if far else len(types))
     for k, (name, verb) in enumerate(zip(types, verbs, strict=True)):
         stage = Stage(pen, rng, k * share, (k + 1) * share, horizon, test)
         facts = SCENES[name][0](stage, verb) if name else nothing(stage, verb)

@@ -173,7 +173,7 @@ def invent_names(seed: int) -> Names:
     taken = set(re.findall(r"[a-z]+", str(tongue).lower()))
     common: dict[str, list[str]] = {}
     test: dict[str, list[str]] = {}
-    for kind, count in (("first", 36), ("last", 60), ("place", 48)):
+    for kind, count in (("first", 60), ("last", 150), ("place", 120)):
         names: list[str] = []
         while len(names) < count:
             name = "".join(rng.choices(tongue["syllables"][kind], k=rng.choice((2, 2, 3))))

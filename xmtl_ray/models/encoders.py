@@ -35,7 +35,10 @@ class EncoderError(ValueError):
 def text_config(name: str, built: BuiltText, vocabulary: int) -> PretrainedConfig:
     """Configuration of the text encoder ``name``, or of a small BERT."""
     if name != BUILT:
-        return _config(name, "model.text_encoder")
+        config = _config(name, "model.text_encoder")
+        if not hasattr(config, "hidden_size"):
+            raise EncoderError(f"model.text_encoder: found a {config.model_type}, expected BERT or the like")
+        return config
     return BertConfig(
         vocab_size=vocabulary,
         hidden_size=built.width,
@@ -108,6 +111,9 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
         loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EncoderError(f"model.text_encoder: no tokenizer in {name!r}: {_first_line(error)}") from None
+    if len(loaded) <= len(loaded.all_special_tokens):
+        # Where the files are missing, transformers makes a tokenizer to which every word is unknown.
+        raise EncoderError(f"model.text_encoder: no tokenizer in {name!r}: it knows no word")
     if not loaded.is_fast:
         raise EncoderError(f"model.text_encoder: {name!r} has no fast tokenizer (tokenizer.json)")
     return loaded

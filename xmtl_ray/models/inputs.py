@@ -92,7 +92,7 @@ class TextCodec:
                     if word is not None:
                         first.setdefault(word, position)
                 # A word may have no piece of its own (control characters); only a cut tail shortens the sentence.
-                kept = max(first, default=-1) + 1
+                kept = max(first) + 1 if encoded.encodings[row].overflowing else len(words)
                 positions.append([first.get(word, 0) for word in range(kept)])
                 self.cut_words += len(words) - kept
             ids += encoded["input_ids"]

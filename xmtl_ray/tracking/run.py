@@ -53,6 +53,8 @@ class Sender:
             earlier = _State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
             if (earlier.uri, earlier.experiment) == (uri, experiment):
                 self.state = earlier
+        # From now on `sync` knows where the journal is meant to go, even if the server is never there.
+        self._save()
 
     def send(self) -> int:
         """Send everything written so far; returns how many lines. Raises Unsent."""
@@ -114,6 +116,12 @@ class Sender:
                 self._send_artifact(client, run_id, line["artifact"])
             else:
                 status = line
+        # MLflow takes a parameter once: what a resumed run has changed becomes a tag.
+        first: dict[str, str] = client.get_run(run_id).data.params if parameters else {}
+        for item in parameters:
+            if first.setdefault(item.key, item.value) != item.value:
+                tags.append(RunTag(f"resumed.{item.key}", item.value))
+        parameters = [Param(key, first[key]) for key in dict.fromkeys(item.key for item in parameters)]
         for kind, items, size in (("params", parameters, 100), ("tags", tags, 100), ("metrics", metrics, 1000)):
             for start in range(0, len(items), size):
                 client.log_batch(run_id, **{kind: items[start : start + size]})

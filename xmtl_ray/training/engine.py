@@ -148,6 +148,9 @@ class DeepSpeed:
             "torch_autocast": {"enabled": self.bf16, "dtype": "bfloat16"},
             "steps_per_print": 10**9,
         }
+        if device.type == "cpu":
+            # An all-reduce through shared memory that it would compile for minutes, and that one machine alone has.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # Groups are made before ZeRO-3 takes the weights' shapes away.
         adamw = optimizer(objective.model, train.learning_rate, train.weight_decay)
         self.engine, self.optimizer, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=config)
