@@ -1,6 +1,6 @@
 """The heads: the CRF against every tag path there is, and a mean that knows what is real."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def path_score(crf, emissions, path):
     """Eq. 5's exponent of one path, added up word by word in double precision."""
     start, end, step = (p.double() for p in (crf.start_transitions, crf.end_transitions, crf.transitions))
     score = start[path[0]] + end[path[-1]] + sum(emissions[word, tag].double() for word, tag in enumerate(path))
-    return float(score + sum(step[a, b] for a, b in zip(path, path[1:], strict=False)))
+    return float(score + sum(step[a, b] for a, b in pairwise(path)))
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from xmtl_ray.models.weights import ModelFolderError
 
 SENTENCES = [["Troops", "shot", "two", "men"], ["Ministers", "met", "in", "Rome"]]
 PROMPT = (["$", "Troops", "$", "shot"], ["shot", "conflict", "attack"], Span(1, 2))
+MANY = [[f"{word}{ending}" for word in ("mit", "ter", "sol", "nar")] for ending in ("en", "in", "ar", "s", "er") * 9]
 FILES = {".safetensors", ".json", ".yaml", ".txt"}
 
 
@@ -103,10 +104,11 @@ def test_only_plain_files_are_in_the_folder(saved):
     assert load_file(folder / "model.safetensors").keys() == made.model.state_dict().keys()
 
 
-def test_the_folder_needs_nothing_else(saved, tmp_path):
-    """Moved, in a fresh process without hub, home or data: the same scores."""
-    made, folder = saved
-    shutil.copytree(folder, tmp_path / "moved")
+@pytest.fixture(scope="module")
+def elsewhere(saved, tmp_path_factory):
+    """What a fresh process says: another folder, no hub, home or data, another hash seed, other thread numbers."""
+    away = tmp_path_factory.mktemp("away")
+    shutil.copytree(saved[1], away / "moved")
     code = f"""
 import json, sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}]
@@ -114,18 +116,34 @@ import test_weights
 from pathlib import Path
 from xmtl_ray.models import weights
 loaded = weights.load(Path("moved"))
-forbidden = {{"ray", "mlflow", "deepspeed", "bitsandbytes"}} & set(sys.modules)
-print(json.dumps([{{k: v.tolist() for k, v in test_weights.scores(loaded).items()}}, sorted(forbidden)]))
+heavy = sorted({{"ray", "mlflow", "deepspeed", "bitsandbytes"}} & set(sys.modules))
+found = {{name: values.tolist() for name, values in test_weights.scores(loaded).items()}}
+print(json.dumps([found, heavy, weights.make_tokenizer(loaded.config, test_weights.MANY).backend_tokenizer.to_str()]))
 """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "HOME": str(tmp_path)}
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(away / "hub"), "HOME": str(away), "PYTHONHASHSEED": "12345"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=away,
+        env={**os.environ, **environment, "RAYON_NUM_THREADS": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    found, forbidden = json.loads(done.stdout.splitlines()[-1])
-    assert forbidden == []
-    for name, values in scores(made).items():
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_folder_needs_nothing_else(saved, elsewhere):
+    """The fresh process has the same scores, and no Ray or MLflow was imported to get them."""
+    found, heavy, _ = elsewhere
+    assert heavy == []
+    for name, values in scores(saved[0]).items():
         assert torch.allclose(torch.tensor(found[name]), values, atol=1e-5), name
+
+
+def test_every_process_learns_the_same_tokenizer(saved, elsewhere):
+    """Each worker learns its own from the same sentences: the bytes are equal in both processes."""
+    assert elsewhere[2] == weights.make_tokenizer(saved[0].config, MANY).backend_tokenizer.to_str()
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.yaml"])
@@ -188,7 +206,7 @@ def renamed(state):
 
 
 def test_pretrained_encoders_are_taken_over(pretrained, tmp_path):
-    """Every weight of the BERT and of the CLIP's vision half but pooler and output norm; the folder then stands alone."""
+    """Every weight of BERT and of CLIP's vision half but pooler and output norm; the model then stands alone."""
     folder, bert, vision = pretrained
     names = [f"model.text_encoder={folder / 'bert'}", f"model.image_encoder={folder / 'clip'}"]
     made = build(*names)
@@ -222,7 +240,7 @@ def test_pretrained_encoders_are_taken_over(pretrained, tmp_path):
     ],
 )
 def test_a_folder_or_name_without_an_encoder_names_the_field(pretrained, field, name, message):
-    """Missing, unknown while offline, of another kind, without a tokenizer's files: the setting to mend and what was found."""
+    """Missing, unknown while offline, of another kind, without a tokenizer: what to mend and what was found."""
     path = pretrained[0] / name
     with pytest.raises(EncoderError, match=message):
         build(f"model.{field}={path if path.is_dir() else name}")

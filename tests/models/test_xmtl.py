@@ -19,9 +19,9 @@ from xmtl_ray.training.engine import optimizer
 
 TASKS = ("td", "ae", "vc", "rc")
 SUBSETS = [some for size in range(1, 5) for some in combinations(TASKS, size)]
-SHORT = "Troops shot".split()
-LONG = "On Monday the police of the old town arrested two demonstrators near the bridge".split()
-SENTENCES = [SHORT, LONG, "Ministers met".split()]
+SHORT = ["Troops", "shot"]
+LONG = ["On", "Monday", "the", "police", "of", "Rome", "arrested", "two", "demonstrators", "near", "the", "bridge"]
+SENTENCES = [SHORT, LONG, ["Ministers", "met"]]
 EVENT = ["shot", "conflict", "attack"]
 PROMPTS = [(["$", "Troops", "$", "shot"], EVENT, Span(1, 2)), (["$", *LONG[:7], "$", *LONG[7:]], EVENT, Span(1, 8))]
 

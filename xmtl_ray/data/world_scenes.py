@@ -423,7 +423,8 @@ class Drawn:
 def draw(rng: random.Random, types: list[str], test: bool = False) -> Drawn:
     """A picture of one scene per entry of ``types`` ('' for a decoy), side by side.
 
-    Now and then a single scene fills only half of a wide picture. Sides are 110 to 200 px. Without ``test`` only looks of the training pictures are used.
+    Now and then a single scene fills only half of a wide picture, as two scenes do. Sides are 110 to 200 px. Without
+    ``test`` only looks of the training pictures are used.
     """
     far = len(types) == 1 and rng.random() < 0.15
     if len(types) == 1 and not far:

@@ -64,10 +64,12 @@ class Sender:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
         from requests.exceptions import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         count = 0
         try:
+            self._make_database()
             client = MlflowClient(self.state.uri)
             while True:
                 lines, offset = read_from(self.folder / JOURNAL, self.state.sent_bytes, _BATCH_LINES)
@@ -77,10 +79,31 @@ class Sender:
                 self.state.sent_bytes = offset
                 self._save()
                 count += len(lines)
-        except (MlflowException, RequestException, OSError) as error:
+        except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
             left = (self.folder / JOURNAL).stat().st_size - self.state.sent_bytes
             first = str(error).strip().splitlines()[0]
             raise Unsent(f"{self.state.uri} did not take {left} bytes of {self.folder / JOURNAL}: {first}") from error
+
+    def _make_database(self) -> None:
+        """Make a missing SQLite file whole, beside its place, and then put it there.
+
+        MLflow makes its tables one by one where the file is to be: a process killed meanwhile, or two that begin
+        together, would leave a database that no later process can open.
+        """
+        if not self.state.uri.startswith("sqlite:///"):
+            return
+        path = Path(self.state.uri.removeprefix("sqlite:///"))
+        if path.exists():
+            return
+        from mlflow.tracking import MlflowClient
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{partial}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # another process was first
+            os.link(partial, path)
+        partial.unlink()
 
     def _run_id(self, client: Any) -> str:
         if self.state.run_id is None:
