@@ -199,8 +199,8 @@ def late_server(tmp_path_factory):
     uri = f"http://127.0.0.1:{port}"
     write_run(folder, uri, steps=400, grace_s=30)
     before = {"lines": len(lines(folder)), **json.loads((folder / STATE).read_text())}
-    command = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "artifacts")]  # fmt: skip
+    stores = ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "artifacts")]
+    command = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *stores]
     with (home / "log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *command],

@@ -53,6 +53,17 @@ def test_a_smoke_recipe_leaves_scores_model_report_and_an_mlflow_run(recipe, wor
     assert [first[key] for key in ("text", "image", "coref")] == [second[key] for key in ("text", "image", "coref")]
 
 
+@pytest.mark.slow
+def test_the_demo_on_a_small_world(tmp_path):
+    """`xmtl demo` makes its world, trains, scores and reports; a second one uses the world again."""
+    for _ in range(2):
+        done = xmtl("demo", "--out", tmp_path, "--size", "small", "--recipe", "xmtl_smoke", "--workers", 0)
+        assert done.returncode == 0, done.stderr
+        assert "multimedia event" in done.stdout and "report:" in done.stdout
+    assert "drawing" not in done.stdout
+    assert 1 <= len(list((tmp_path / "runs").glob("demo-*/report.html"))) <= 2
+
+
 def test_a_missing_file_is_named_before_anything_starts(tiny, tmp_path):
     with pytest.raises(LaunchError, match=r"data\.ace\.train: .*nowhere\.json does not exist"):
         check(tiny(f"data.ace.train={tmp_path / 'nowhere.json'}"))

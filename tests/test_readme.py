@@ -1,0 +1,44 @@
+"""The README is true: what it names exists, what it tells to type is a command."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TREE = TEXT[TEXT.index("## The tree") : TEXT.index("Imports go one way")]
+
+
+@pytest.mark.parametrize("path", re.findall(r"^  (\S+)", TREE, flags=re.M))
+def test_every_path_of_the_tree_exists(path):
+    assert (ROOT / "xmtl_ray" / path).exists()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(\w+/[\w/]+\.py)`", TEXT)) | {"../docs/report.png"}))
+def test_every_file_it_names_exists(path):
+    assert (ROOT / "xmtl_ray" / path).exists()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^xmtl .*$", TEXT, flags=re.M))
+def test_every_command_parses(line):
+    """Options exist and recipes with their settings make a config."""
+    import typer
+
+    from xmtl_ray.cli import app
+    from xmtl_ray.config.load import load
+
+    verb, *arguments = line.split()[1:]
+    if verb == "train":
+        load(arguments[0], arguments[1:])
+        return
+    context = typer.main.get_command(app)
+    command = context.commands[verb]
+    if verb == "evaluate":
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    command.make_context(verb, arguments)
+
+
+@pytest.mark.parametrize("target", re.findall(r"^make (\w+)", TEXT, flags=re.M))
+def test_every_make_target_exists(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M)
