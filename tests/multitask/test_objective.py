@@ -34,7 +34,7 @@ def test_the_parts_add_up_to_the_weighted_means(parts):
         held = {name: values[part::parts] for name, values in losses.items() if len(values) > part}
         total = total + total_loss(held, shares, factors)
     expected = sum(factors[name] * float(values.detach().mean()) for name, values in losses.items())
-    assert float(total) == pytest.approx(expected, rel=1e-6)
+    assert float(total.detach()) == pytest.approx(expected, rel=1e-6)
     total.backward()
     for name, values in losses.items():
         assert values.grad.tolist() == pytest.approx([factors[name] / shares[name]] * shares[name])

@@ -29,6 +29,7 @@ TWO_EPOCHS = ["train.epochs=2", "multitask.tasks=[td,ae,vc,rc]"]
 def cluster():
     """One Ray cluster for this module; runs started by the command line join it through RAY_ADDRESS."""
     import ray
+
     from xmtl_ray.training.launch import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)

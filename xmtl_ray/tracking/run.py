@@ -81,7 +81,7 @@ class Sender:
                 count += len(lines)
         except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
             left = (self.folder / JOURNAL).stat().st_size - self.state.sent_bytes
-            first = str(error).strip().splitlines()[0]
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise Unsent(f"{self.state.uri} did not take {left} bytes of {self.folder / JOURNAL}: {first}") from error
 
     def _make_database(self) -> None:

@@ -1,1 +1,1 @@
-"""The loop, its engines and how Ray runs it. Imports everything below except inference's siblings."""
+"""The loop, its engines and how Ray runs it. The only room that knows Ray and DeepSpeed."""
