@@ -14,7 +14,7 @@ import torch
 
 from xmtl_ray.data.images import Canvases
 from xmtl_ray.events.records import Document, MultimediaEvent, TextEvent, VisualEvent
-from xmtl_ray.models.encoders import EncoderError
+from xmtl_ray.models.encoders import EncoderError, first_line
 from xmtl_ray.models.inputs import normalise
 
 TYPE_ONLY = "same type in one document; no image-text similarity"
@@ -61,10 +61,8 @@ def clip_similarity(name: str, threshold: float, device: torch.device) -> Simila
         model = CLIPModel.from_pretrained(name, trust_remote_code=False).to(device).eval()
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise EncoderError(
-            f"inference.coreference.encoder: found {name!r}, expected a CLIP folder or name: {first}"
-        ) from None
+        problem = f"found {name!r}, expected a CLIP folder or name: {first_line(error)}"
+        raise EncoderError(f"inference.coreference.encoder: {problem}") from None
     side = model.config.vision_config.image_size
     canvases, longest = Canvases(side, 0), model.config.text_config.max_position_embeddings
     images: dict[Path, torch.Tensor] = {}

@@ -110,7 +110,7 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
     try:
         loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise EncoderError(f"model.text_encoder: no tokenizer in {name!r}: {_first_line(error)}") from None
+        raise EncoderError(f"model.text_encoder: no tokenizer in {name!r}: {first_line(error)}") from None
     if len(loaded) <= len(loaded.all_special_tokens):
         # Where the files are missing, transformers makes a tokenizer to which every word is unknown.
         raise EncoderError(f"model.text_encoder: no tokenizer in {name!r}: it knows no word")
@@ -154,7 +154,7 @@ def _config(name: str, field: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EncoderError(
-            f"{field}: found {name!r}, expected a Hugging Face folder or name: {_first_line(error)}"
+            f"{field}: found {name!r}, expected a Hugging Face folder or name: {first_line(error)}"
         ) from None
 
 
@@ -162,8 +162,9 @@ def _load(family: type, weights: str, field: str) -> nn.Module:
     try:
         return family.from_pretrained(weights, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise EncoderError(f"{field}: cannot load weights of {weights!r}: {_first_line(error)}") from None
+        raise EncoderError(f"{field}: cannot load weights of {weights!r}: {first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without its advice."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
