@@ -251,21 +251,19 @@ def _report(folder: Path, settings: object) -> Path:
 
 
 def _print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    table = Table(title="M2E2", title_justify="left")
-    table.add_column("")
-    for protocol in scores:
-        for column in ("P", "R", "F1"):
-            table.add_column(f"{protocol}\n{column}", justify="right")
-        table.add_column("correct/\npredicted/gold", justify="right", style="dim")
-    for metric in next(iter(scores.values())):
-        row = [metric.replace("mm_", "multimedia_").replace("_", " ")]
-        for values in scores.values():
-            counts = values[metric]
-            known = counts["predicted"] or counts["gold"]
-            row += [f"{counts[column]:.1f}" if known else "–" for column in ("P", "R", "F1")]
-            row.append("/".join(f"{counts[name]:g}" for name in ("correct", "predicted", "gold")))
-        table.add_row(*row)
-    console.print(table)
+    for protocol, metrics in scores.items():
+        table = Table(title=f"M2E2, protocol {protocol}", title_justify="left")
+        table.add_column("")
+        for column in ("P", "R", "F1", "correct", "predicted", "gold"):
+            table.add_column(column, justify="right", style="bold" if column == "F1" else "")
+        for metric, values in metrics.items():
+            known = values["predicted"] or values["gold"]
+            table.add_row(
+                metric.replace("mm_", "multimedia_").replace("_", " "),
+                *(f"{values[column]:.1f}" if known else "–" for column in ("P", "R", "F1")),
+                *(f"{values[column]:g}" for column in ("correct", "predicted", "gold")),
+            )
+        console.print(table)
 
 
 def _clock(seconds: float) -> str:

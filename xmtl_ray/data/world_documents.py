@@ -17,7 +17,7 @@ from xmtl_ray.data.world_stage import Facts
 from xmtl_ray.data.world_text import Draft, Grammar, Names
 from xmtl_ray.events.ontology import m2e2
 
-TWO_EVENT_SHARE, NO_EVENT_SHARE, TOLD_SHARE, DECEPTIVE_SHARE = 0.09, 0.22, 0.72, 0.125
+TWO_EVENT_SHARE, NO_EVENT_SHARE, TOLD_SHARE, DECEPTIVE_SHARE = 0.06, 0.22, 0.72, 0.125
 
 
 @dataclass

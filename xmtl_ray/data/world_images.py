@@ -21,7 +21,7 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 SCALE = 2
-TEST_LOOKS = 0.12
+TEST_LOOKS = 0.08
 """How often a figure of a test picture wears what no training picture shows."""
 
 SKIN: tuple[Colour, ...] = ((238, 200, 168), (205, 154, 112), (150, 102, 70), (102, 68, 48))

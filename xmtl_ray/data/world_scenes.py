@@ -116,7 +116,7 @@ def demonstrate(stage: Stage, verb: str) -> Facts:
     if police:
         for k in range(rng.choice((1, 2))):
             stage.person(0.84 + 0.11 * k, "police", "down", -1, "", "Police", size=0.95)
-    elif verb == "displaying" or rng.random() < 0.15:
+    elif verb == "displaying" or rng.random() < 0.03:
         stage.person(0.9, "civilian", rng.choice(("down", "phone")), -1, "target" if verb == "displaying" else "")
     return {}
 
@@ -263,7 +263,7 @@ def phone_write(stage: Stage, verb: str) -> Facts:
         )
         slot = "tool" if verb in ("calling", "phoning") and not k else ""
         with stage.figure("phone", slot, "Instrument"):
-            things.phone(pen, *body.hand("phone"), size * 0.32)
+            things.phone(pen, *body.hand("phone"), size * 0.42)
     return {}
 
 

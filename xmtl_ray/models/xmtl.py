@@ -30,6 +30,10 @@ class SharedBlock(nn.Module):
         self.norm_ffn = nn.LayerNorm(width)
         self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop = nn.Dropout(dropout)
+        # Each block begins as the identity, so that what a pretrained encoder knows reaches the heads from step one.
+        for last in (self.out, self.ffn[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, h_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         """Attend to real positions only; ``mask`` None means all are real."""
@@ -87,9 +91,9 @@ class XMTL(nn.Module):
         self.shared = shared
         self.text_encoder, self.image_encoder = text, image
         if text is not None:
-            self.align_text = nn.Linear(text.config.hidden_size, width)
+            self.align_text = _alignment(text.config.hidden_size, width)
         if image is not None:
-            self.align_image = nn.Linear(image.config.hidden_size, width)
+            self.align_image = _alignment(image.config.hidden_size, width)
         if "td" in tasks:
             self.td = TriggerHead(width, len(ontology.tags))
             self.crf = TorchCrf(len(ontology.tags))
@@ -135,6 +139,15 @@ class XMTL(nn.Module):
         if getattr(self.text_encoder.config, "type_vocab_size", 0) > 1:
             arguments["token_type_ids"] = text.types
         return self.text_encoder(**arguments).last_hidden_state
+
+
+def _alignment(encoder_width: int, width: int) -> nn.Linear:
+    """The linear layer that aligns an encoder's states; it changes nothing at first where the widths are equal."""
+    layer = nn.Linear(encoder_width, width)
+    if encoder_width == width:
+        nn.init.eye_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
