@@ -16,7 +16,7 @@ from typing import TypedDict
 
 import yaml
 
-TEST_WORDS, TEST_TEMPLATES = 0.12, 0.05
+TEST_WORDS, TEST_TEMPLATES = 0.1, 0.04
 """How often a test sentence takes an entity word, and a template, that training text never has."""
 
 _PIECE = re.compile(r"<[^>]*>|\{[^}]*\}|[\[\]()|*]|[^\s\[\]()|*<{]+|\s+")
