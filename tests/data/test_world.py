@@ -131,7 +131,7 @@ def test_entities_without_a_role_exist(train, documents):
         assert len(idle) > 0.15 * sum(len(sentence.entities) for sentence in with_events)
 
 
-def test_about_a_third_of_the_documents_entities_have_words_that_training_lacks(world, train, documents):
+def test_a_share_of_the_documents_entities_has_words_that_training_lacks(world, train, documents):
     out = world
     known = {word.lower() for sentence in train for word in sentence.words}
     known |= {word.lower() for sentence in ace05.read(out / "ace" / "dev.json") for word in sentence.words}
@@ -140,7 +140,7 @@ def test_about_a_third_of_the_documents_entities_have_words_that_training_lacks(
     sentences = [sentence for document in documents for sentence in document.sentences]
     heads = [s.words[e.span.start : e.span.end] for s in sentences for e in s.entities]
     new = sum(any(word.lower() not in known for word in head) for head in heads)
-    assert 0.2 < new / len(heads) < 0.6
+    assert 0.1 < new / len(heads) < 0.4
     assert "paratroopers" not in known and "lorry" not in known
 
 
