@@ -196,7 +196,9 @@ def test_ray_replaces_a_killed_worker_without_help(world, tmp_path, cluster):
     steps = max(whole) // 4
     broken = subprocess.Popen(command(world, tmp_path / "broken", *settings), env=environment)
     wait_for(lambda: max(losses(tmp_path / "broken"), default=0) > 2 * steps + 1, 180)
+    # Ray names its workers so, and puts each into its session's folder for the run.
     workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    workers = [p for p in workers if p.cwd().endswith("/artifacts/run")]
     assert len(workers) == 2
     workers[0].kill()
     assert broken.wait(300) == 0
