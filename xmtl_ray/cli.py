@@ -116,24 +116,21 @@ def extract(
 ) -> None:
     """Extract events from documents with a trained model."""
     with _user_errors():
-        from xmtl_ray.data import m2e2, voa
+        from xmtl_ray.data import m2e2
         from xmtl_ray.events import predictions as prediction_files
-        from xmtl_ray.inference.coreference import TYPE_ONLY, clip_similarity
+        from xmtl_ray.inference.coreference import clip_similarity, how
         from xmtl_ray.inference.extract import Extractor
         from xmtl_ray.models import weights
 
         loaded = weights.load(model)
-        found = None if objects is None else voa.read_objects(objects)
-        scorer = None
-        if similarity is not None:
-            threshold = loaded.config.inference.coreference.threshold
-            scorer = clip_similarity(similarity, threshold, next(loaded.model.parameters()).device)
-        predictions = Extractor(loaded, loaded.config, scorer)(m2e2.read(documents, objects=found))
-        how = TYPE_ONLY if scorer is None else scorer.describe()
-        prediction_files.write(out, predictions, coreference=how, model=str(model))
+        threshold = loaded.config.inference.coreference.threshold
+        scorer = clip_similarity(similarity, threshold, next(loaded.model.parameters()).device)
+        predictions = Extractor(loaded, loaded.config, scorer)(m2e2.read(documents, objects=objects))
+        rule = how(scorer)
+        prediction_files.write(out, predictions, coreference=rule, model=str(model))
         typer.echo(
             f"{out}: {sum(map(len, predictions.text.values()))} text events, "
-            f"{sum(map(len, predictions.image.values()))} visual events, {len(predictions.multimedia)} pairs ({how})"
+            f"{sum(map(len, predictions.image.values()))} visual events, {len(predictions.multimedia)} pairs ({rule})"
         )
 
 
@@ -147,14 +144,10 @@ def evaluate_m2e2(
     """Score a prediction file by the M2E2 benchmark's protocols."""
     with _user_errors():
         from xmtl_ray.data import m2e2
-        from xmtl_ray.evaluation.m2e2 import score
+        from xmtl_ray.evaluation.m2e2 import tables
         from xmtl_ray.events import predictions as prediction_files
 
-        documents, predictions = m2e2.read(gold), prediction_files.read(pred)
-        scores = {
-            name: {metric: counts.as_dict() for metric, counts in score(documents, predictions, name).items()}
-            for name in protocol or ("table", "strict")
-        }
+        scores = tables(m2e2.read(gold), prediction_files.read(pred), protocol or ("table", "strict"))
         if as_json:
             typer.echo(json.dumps(scores, indent=1))
         else:
@@ -240,13 +233,13 @@ def _train(settings: object) -> None:
 
 def _report(folder: Path, settings: object) -> Path:
     from xmtl_ray.config.schema import Config
-    from xmtl_ray.data import m2e2, voa
+    from xmtl_ray.data import m2e2
     from xmtl_ray.report.page import write_report
 
     assert isinstance(settings, Config)
     data, documents = settings.data, None
     if data.test is not None:
-        documents = m2e2.read(data.test, objects=voa.read_objects(data.test_objects) if data.test_objects else None)
+        documents = m2e2.read(data.test, objects=data.test_objects)
     return write_report(folder, documents)
 
 

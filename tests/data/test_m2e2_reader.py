@@ -99,10 +99,11 @@ def test_pixels_and_detections(folder):
         place.mkdir()
     (folder / "image" / "D_10.jpg").touch()
     (folder / "other" / "D_3.jpg").touch()
-    found = (DetectedObject(Box(0, 0, 1, 1), "person", 0.3),)
-    listed, shown = m2e2.read(folder, objects={"D_10": found, "Z_1": found})[0].images
+    detections = [[[0, 0, 1, 1], 0.3, "person"]]
+    (folder / "objects.json").write_text(json.dumps({"D_10.jpg": detections, "Z_1.jpg": detections}))
+    listed, shown = m2e2.read(folder, objects=folder / "objects.json")[0].images
     assert (listed.path, shown.path) == (None, folder / "image" / "D_10.jpg")
-    assert (listed.objects, shown.objects) == ((), found)
+    assert (listed.objects, shown.objects) == ((), (DetectedObject(Box(0, 0, 1, 1), "person", 0.3),))
     listed, shown = m2e2.read(folder, images=folder / "other")[0].images
     assert (listed.path, shown.path) == (folder / "other" / "D_3.jpg", None)
     with pytest.raises(DataError, match="nowhere: images: found 'no folder'"):
@@ -139,7 +140,7 @@ def test_bad_coreference_row(folder, line, message):
         (
             "image_only_event.json",
             {"D_1": {"event_type": DIE, "role": {"Victim": [["1", 5, 0, 5, 9]]}}},
-            r"record 'D_1': role.Victim.0: found \['1', 5, 0, 5, 9\], expected flag, x0, y0, x1, y1 with x1 > x0",
+            r"record 'D_1': role.Victim.0: found \['1', 5, 0, 5, 9\], expected x0, y0, x1, y1 with x1 > x0",
         ),
         (
             "image_only_event.json",

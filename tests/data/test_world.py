@@ -29,7 +29,7 @@ def train(world):
 @pytest.fixture(scope="module")
 def documents(world):
     folder = world / "m2e2"
-    return m2e2.read(folder, objects=voa.read_objects(folder / "image_entity.json"))
+    return m2e2.read(folder, objects=folder / "image_entity.json")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from PIL import Image as Picture
 
 from xmtl_ray.config.load import load
 from xmtl_ray.data import m2e2 as m2e2_files
-from xmtl_ray.data import voa
 from xmtl_ray.data.images import Canvases
 from xmtl_ray.data.prompts import entity_prompt, object_prompt
 from xmtl_ray.events.ontology import m2e2
@@ -263,8 +262,7 @@ def test_the_batch_size_changes_nothing(taught, images, batch):
 
 def test_the_batch_size_changes_nothing_on_real_documents(taught, world):
     """World documents, where the model guesses wildly: hundreds of events and arguments, the same in threes."""
-    objects = voa.read_objects(world / "m2e2/image_entity.json")
-    documents = m2e2_files.read(world / "m2e2", objects=objects)[:3]
+    documents = m2e2_files.read(world / "m2e2", objects=world / "m2e2/image_entity.json")[:3]
     wild = copy.deepcopy(taught)
     for head in (wild.model.ae, wild.model.rc):
         head.scores.bias.data[0] = -1e6  # never None

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 
 from xmtl_ray.events.ontology import NONE, VerbMap
 from xmtl_ray.events.records import (
@@ -26,20 +26,15 @@ from xmtl_ray.events.records import (
     VisualArgument,
     VisualEvent,
 )
-from xmtl_ray.events.strict_json import read_json
+from xmtl_ray.events.strict_json import Corners, positive, read_json
 
 log = logging.getLogger(__name__)
 
-_Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-_Corners = tuple[_Number, _Number, _Number, _Number]
 _ABSENT = (-1, -1, -1, -1)
 
 
-def _absent_or_positive(corners: _Corners) -> _Corners:
-    x0, y0, x1, y1 = corners
-    if corners != _ABSENT and not (x0 < x1 and y0 < y1):
-        raise ValueError("x0, y0, x1, y1 with x1 > x0 and y1 > y0, or four -1")
-    return corners
+def _absent_or_positive(corners: Corners) -> Corners:
+    return corners if corners == _ABSENT else positive(corners)
 
 
 class _Record(BaseModel):
@@ -53,7 +48,7 @@ class _Grounded(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     verb: str
-    bb: dict[str, Annotated[_Corners, AfterValidator(_absent_or_positive)]]
+    bb: dict[str, Annotated[Corners, AfterValidator(_absent_or_positive)]]
 
 
 class _Verb(BaseModel):
@@ -114,7 +109,7 @@ def read(annotations: Path, grounding: Path, images: Path, space: Path | None = 
     return tuple(situations)
 
 
-def _box(corners: _Corners) -> Box | None:
+def _box(corners: Corners) -> Box | None:
     return None if corners == _ABSENT else Box(*corners)
 
 

@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from xmtl_ray.data.ace05 import JmeeSentence, distinct_spans, union
+from xmtl_ray.data.voa import read_objects
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.records import (
     Box,
     DataError,
-    DetectedObject,
     Document,
     Entity,
     Image,
@@ -32,21 +32,18 @@ from xmtl_ray.events.records import (
     VisualEvent,
     document_id,
 )
-from xmtl_ray.events.strict_json import read_json, read_text
+from xmtl_ray.events.strict_json import Number, positive, read_json, read_text
 
 log = logging.getLogger(__name__)
 
-_Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 # Document, underscore, number; no folder in it: an image file cannot lie outside the images' folder.
 _Id = Annotated[str, StringConstraints(pattern=r"^[^/\\]+_\d+$")]
 _ImageName = Annotated[str, StringConstraints(pattern=r"^[^/\\]+_\d+\.jpg$")]
-_FlaggedBox = tuple[Literal["0", "1"], _Number, _Number, _Number, _Number]
+_FlaggedBox = tuple[Literal["0", "1"], Number, Number, Number, Number]
 
 
 def _positive(box: _FlaggedBox) -> _FlaggedBox:
-    _, x0, y0, x1, y1 = box
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError("flag, x0, y0, x1, y1 with x1 > x0 and y1 > y0")
+    positive(box[1:])
     return box
 
 
@@ -66,9 +63,7 @@ _TEXT = TypeAdapter(list[_TextRow])
 _IMAGES = TypeAdapter(dict[_Id, _ImageRow])
 
 
-def read(
-    folder: Path, images: Path | None = None, objects: dict[str, tuple[DetectedObject, ...]] | None = None
-) -> tuple[Document, ...]:
+def read(folder: Path, images: Path | None = None, objects: Path | None = None) -> tuple[Document, ...]:
     """The documents, in the order in which the files first name them; sentences and images by their number.
 
     Args:
@@ -76,7 +71,7 @@ def read(
             image_multimedia_event.json and crossmedia_coref.txt.
         images: folder of the image files ``<id>.jpg``; default ``folder/image`` if there is one. An image without a
             file there has no path.
-        objects: detections by image id (``voa.read_objects``); those of images that no file names are not used.
+        objects: file of detections in VOA's object layout; those of images that no file names are not used.
 
     Images are those with an event and those that a sentence lists. ``multimedia`` marks what the multimedia files
     list. Raises DataError.
@@ -89,16 +84,17 @@ def read(
         gold.setdefault(image_id, Image(image_id, None))
     folder_of_images = folder / "image" if images is None else images
     with_pixels = folder_of_images.is_dir()
+    detections = {} if objects is None else read_objects(objects)
     for image_id, image in gold.items():
         path = folder_of_images / f"{image_id}.jpg"
-        found = (objects or {}).get(image_id, ())
-        gold[image_id] = replace(image, path=path if with_pixels and path.is_file() else None, objects=found)
+        path_or_none = path if with_pixels and path.is_file() else None
+        gold[image_id] = replace(image, path=path_or_none, objects=detections.get(image_id, ()))
     documents = _documents(sentences, gold, _coreference(folder / "crossmedia_coref.txt", sentences, gold))
     log.info(
         "%s: %d documents, %d sentences, %d images, %d with a file, %d with detections (%d detected images are in no "
         "document)",
         *(folder, len(documents), len(sentences), len(gold), sum(image.path is not None for image in gold.values())),
-        *(len(gold.keys() & (objects or {}).keys()), len((objects or {}).keys() - gold.keys())),
+        *(len(gold.keys() & detections.keys()), len(detections.keys() - gold.keys())),
     )
     return documents
 

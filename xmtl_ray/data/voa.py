@@ -11,26 +11,17 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from xmtl_ray.data.ace05 import EntityMention, distinct_spans
 from xmtl_ray.events.records import Box, DataError, DetectedObject, Entity, Image, Pair, Sentence
-from xmtl_ray.events.strict_json import read_json
+from xmtl_ray.events.strict_json import Number, PositiveCorners, read_json
 
 log = logging.getLogger(__name__)
 
-_Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-_Corners = tuple[_Number, _Number, _Number, _Number]
 # No folder in a name: an image file cannot lie outside the images' folder.
 _Name = Annotated[str, StringConstraints(pattern=r"^[^/\\]+$")]
 _ImageName = Annotated[str, StringConstraints(pattern=r"^[^/\\]+\.jpg$")]
-
-
-def _positive(corners: _Corners) -> _Corners:
-    x0, y0, x1, y1 = corners
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError("x0, y0, x1, y1 with x1 > x0 and y1 > y0")
-    return corners
 
 
 class _Caption(BaseModel):
@@ -47,8 +38,8 @@ class _Words(BaseModel):
 
 
 _Detection = tuple[
-    Annotated[_Corners, AfterValidator(_positive)],
-    Annotated[_Number, Field(ge=0, le=1)],
+    PositiveCorners,
+    Annotated[Number, Field(ge=0, le=1)],
     str,
 ]
 _CAPTIONS = TypeAdapter(dict[_Name, dict[_Name, _Caption]])

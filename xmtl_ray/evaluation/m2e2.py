@@ -60,6 +60,17 @@ def score(
     return totals
 
 
+def tables(
+    documents: Iterable[Document], predictions: Predictions, protocols: Sequence[str] = ("table", "strict")
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Protocol → metric → counts and percentages: what is stored, printed and shown. Raises ValueError."""
+    documents = tuple(documents)
+    return {
+        name: {metric: counts.as_dict() for metric, counts in score(documents, predictions, name).items()}
+        for name in protocols
+    }
+
+
 def score_by_document(
     documents: Iterable[Document], predictions: Predictions, protocol: str | Protocol = "table"
 ) -> dict[str, dict[str, Prf]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StrictInt, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, StrictInt, TypeAdapter
 
 from xmtl_ray.events.records import (
     Box,
@@ -27,7 +27,7 @@ from xmtl_ray.events.records import (
     VisualArgument,
     VisualEvent,
 )
-from xmtl_ray.events.strict_json import read_json
+from xmtl_ray.events.strict_json import PositiveCorners, read_json
 
 FORMAT = "m2e2-pred-1"
 
@@ -41,21 +41,10 @@ class Predictions:
     multimedia: tuple[MultimediaEvent, ...]
 
 
-_Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-_Corners = tuple[_Number, _Number, _Number, _Number]
-
-
 def _increasing(span: tuple[int, int]) -> tuple[int, int]:
     if not 0 <= span[0] < span[1]:
         raise ValueError("[start, end] with 0 <= start < end")
     return span
-
-
-def _positive(corners: _Corners) -> _Corners:
-    x0, y0, x1, y1 = corners
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError("x0, y0, x1, y1 with x1 > x0 and y1 > y0")
-    return corners
 
 
 _Words = Annotated[tuple[StrictInt, StrictInt], AfterValidator(_increasing)]
@@ -78,7 +67,7 @@ class _TextEvent(_Strict):
 
 class _VisualArgument(_Strict):
     role: str
-    box: Annotated[_Corners, AfterValidator(_positive)]
+    box: PositiveCorners
 
 
 class _VisualEvent(_Strict):

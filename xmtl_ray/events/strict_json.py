@@ -8,13 +8,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, Strict, TypeAdapter, ValidationError
 
 from xmtl_ray.events.records import DataError
 
 T = TypeVar("T")
+
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+"""A finite JSON number; no text, no truth value."""
+Corners = tuple[Number, Number, Number, Number]
+"""x0, y0, x1, y1 as a file has them."""
+
+
+def positive(corners: Corners) -> Corners:
+    """The corners of a box with an area; for pydantic, so what it raises tells what was expected."""
+    x0, y0, x1, y1 = corners
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError("x0, y0, x1, y1 with x1 > x0 and y1 > y0")
+    return corners
+
+
+PositiveCorners = Annotated[Corners, AfterValidator(positive)]
+"""Corners of a box with an area."""
 
 
 def read_text(path: Path) -> str:

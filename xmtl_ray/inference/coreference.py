@@ -29,7 +29,7 @@ class Similarity:
     source: str
 
     def describe(self) -> str:
-        """How pairs are decided, for the prediction file."""
+        """The rule in words."""
         return f"same type in one document and cosine > {self.threshold} by {self.source}"
 
 
@@ -53,8 +53,18 @@ def pairs(
     return found
 
 
-def clip_similarity(name: str, threshold: float, device: torch.device) -> Similarity:
-    """Similarity by the CLIP model in a Hugging Face folder or of a name; each image and sentence is encoded once."""
+def how(similarity: Similarity | None) -> str:
+    """How pairs are decided, for the prediction file."""
+    return TYPE_ONLY if similarity is None else similarity.describe()
+
+
+def clip_similarity(name: str | None, threshold: float, device: torch.device) -> Similarity | None:
+    """Similarity by the CLIP model in a Hugging Face folder or of a name; None without one.
+
+    Each image and sentence is encoded once. Raises EncoderError.
+    """
+    if name is None:
+        return None
     from transformers import AutoTokenizer, CLIPModel
 
     try:

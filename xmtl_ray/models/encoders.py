@@ -35,7 +35,7 @@ class EncoderError(ValueError):
 def text_config(name: str, built: BuiltText, vocabulary: int) -> PretrainedConfig:
     """Configuration of the text encoder ``name``, or of a small BERT."""
     if name != BUILT:
-        config = _config(name, "model.text_encoder")
+        config = configuration(name, "model.text_encoder")
         if not hasattr(config, "hidden_size"):
             raise EncoderError(f"model.text_encoder: found a {config.model_type}, expected BERT or the like")
         return config
@@ -53,7 +53,7 @@ def text_config(name: str, built: BuiltText, vocabulary: int) -> PretrainedConfi
 def image_config(name: str, built: BuiltImage) -> PretrainedConfig:
     """Configuration of the vision encoder ``name`` (of a whole CLIP, its vision half), or of a small CLIP ViT."""
     if name != BUILT:
-        config = _config(name, "model.image_encoder")
+        config = configuration(name, "model.image_encoder")
         return getattr(config, "vision_config", config)
     return CLIPVisionConfig(
         image_size=built.image_px,
@@ -149,7 +149,8 @@ def learn_tokenizer(
     )
 
 
-def _config(name: str, field: str) -> PretrainedConfig:
+def configuration(name: str, field: str) -> PretrainedConfig:
+    """The configuration in a Hugging Face folder or of a name that setting ``field`` gives. Raises EncoderError."""
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:

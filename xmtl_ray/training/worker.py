@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import ray.train
 import ray.train.torch
@@ -22,16 +22,16 @@ import torch.distributed as dist
 
 from xmtl_ray.config.load import dump, flatten
 from xmtl_ray.config.schema import Config
-from xmtl_ray.data import m2e2, voa
+from xmtl_ray.data import m2e2
 from xmtl_ray.data.fingerprint import fingerprints
 from xmtl_ray.data.images import Canvases
-from xmtl_ray.evaluation.m2e2 import score
+from xmtl_ray.evaluation.m2e2 import tables
 from xmtl_ray.events import predictions as prediction_files
 from xmtl_ray.events.predictions import Predictions
 from xmtl_ray.events.records import Document
-from xmtl_ray.inference.coreference import TYPE_ONLY, clip_similarity
+from xmtl_ray.inference.coreference import clip_similarity, how
 from xmtl_ray.inference.extract import Extractor
-from xmtl_ray.models import weights
+from xmtl_ray.models import encoders, weights
 from xmtl_ray.multitask import examples as task_examples
 from xmtl_ray.multitask.batch import Collate
 from xmtl_ray.tracking.run import Run, environment_tags, installed_packages
@@ -43,12 +43,20 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PROTOCOLS = ("table", "strict")
 LOCAL_CHECKPOINTS = "checkpoints"
 
 
 class Unusable(ValueError):
     """Data or a model that a rank could not make sense of."""
+
+
+class _Built(NamedTuple):
+    """What a run needs, all of it read or made before the first step."""
+
+    examples: task_examples.Examples
+    loaded: weights.LoadedModel
+    collate: Collate
+    test: tuple[Document, ...]
 
 
 class RayContext:
@@ -113,7 +121,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | None) -> dict[str, Any]:
-    examples, loaded, collate = _agree(context, lambda: _build(context, config))
+    examples, loaded, collate, test = _agree(context, lambda: _build(context, config))
 
     def track(step: int, metrics: Mapping[str, float]) -> None:
         if tracked is not None:
@@ -126,8 +134,8 @@ def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | No
     best.model.to(context.device)
     if context.rank == 0:
         weights.save(folder / "model", best)
-    if config.data.test is not None:
-        summary["scores"] = _score_test(context, config, best, folder)
+    if test:
+        summary["scores"] = _score_test(context, config, best, test, folder)
         for protocol, metrics in summary["scores"].items():
             track(position.step, {f"test/{protocol}/{name}_f1": values["F1"] for name, values in metrics.items()})
     if tracked is not None:
@@ -138,8 +146,11 @@ def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | No
     return summary
 
 
-def _build(context: WorkerContext, config: Config) -> tuple[task_examples.Examples, weights.LoadedModel, Collate]:
+def _build(context: WorkerContext, config: Config) -> _Built:
     """Data, model and what makes batches. Raises ValueError for whatever the user gave us wrong."""
+    test = () if config.data.test is None else m2e2.read(config.data.test, objects=config.data.test_objects)
+    if config.inference.coreference.encoder is not None:
+        encoders.configuration(config.inference.coreference.encoder, "inference.coreference.encoder")
     examples = task_examples.read(config)
     loaded = weights.create(config, weights.make_tokenizer(config, examples.sentences))
     spec = config.data
@@ -148,7 +159,7 @@ def _build(context: WorkerContext, config: Config) -> tuple[task_examples.Exampl
     collate = Collate(loaded.codec, canvases, image_px, spec.text_prompt, spec.visual_prompt)
     if loaded.codec is not None and context.rank == 0:
         _tell_cut(loaded.codec, examples.sentences)
-    return examples, loaded, collate
+    return _Built(examples, loaded, collate, test)
 
 
 def _agree(context: WorkerContext, build: Callable[[], T]) -> T:
@@ -168,29 +179,20 @@ def _agree(context: WorkerContext, build: Callable[[], T]) -> T:
     return built  # type: ignore[return-value]
 
 
-def _score_test(context: WorkerContext, config: Config, best: weights.LoadedModel, folder: Path) -> dict[str, Any]:
+def _score_test(
+    context: WorkerContext, config: Config, best: weights.LoadedModel, documents: tuple[Document, ...], folder: Path
+) -> dict[str, Any]:
     """Extract from the test documents, each rank its share, and score on rank 0."""
-    data, coreference = config.data, config.inference.coreference
-    assert data.test is not None
-    objects = None if data.test_objects is None else voa.read_objects(data.test_objects)
-    documents = m2e2.read(data.test, objects=objects)
-    similarity = None
-    if coreference.encoder is not None:
-        similarity = clip_similarity(coreference.encoder, coreference.threshold, context.device)
+    spec = config.inference.coreference
+    similarity = clip_similarity(spec.encoder, spec.threshold, context.device)
     extractor = Extractor(best, config, similarity)
     predictions = _gather(context, extractor(documents[context.rank :: context.world_size]))
     if context.rank != 0:
         return {}
-    notes = {"coreference": TYPE_ONLY if similarity is None else similarity.describe(), "run": config.name}
-    prediction_files.write(folder / "predictions.json", predictions, **notes)
-    scores = {name: as_table(documents, predictions, name) for name in PROTOCOLS}
+    prediction_files.write(folder / "predictions.json", predictions, coreference=how(similarity), run=config.name)
+    scores = tables(documents, predictions)
     (folder / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
     return scores
-
-
-def as_table(documents: Sequence[Document], predictions: Predictions, protocol: str) -> dict[str, dict[str, float]]:
-    """Metric → counts and percentages, as ``xmtl evaluate m2e2 --json`` prints them."""
-    return {name: counts.as_dict() for name, counts in score(documents, predictions, protocol).items()}
 
 
 def _gather(context: WorkerContext, mine: Predictions) -> Predictions:
