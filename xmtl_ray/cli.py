@@ -190,10 +190,14 @@ def sync(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None
 @app.command(epilog="Example: **xmtl report runs/xmtl**")
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None:
     """Write a run's HTML page anew."""
-    from xmtl_ray.config.load import load
-
     with _user_errors():
-        typer.echo(str(_report(folder, load(str(folder / "config.yaml")))))
+        from xmtl_ray.config.load import load
+        from xmtl_ray.data import m2e2
+        from xmtl_ray.report.page import write_report
+
+        data = load(str(folder / "config.yaml")).data
+        documents = None if data.test is None else m2e2.read(data.test, objects=data.test_objects)
+        typer.echo(str(write_report(folder, documents)))
 
 
 def main() -> None:
@@ -205,7 +209,6 @@ def main() -> None:
 
 def _train(settings: object) -> None:
     from xmtl_ray.config.schema import Config
-    from xmtl_ray.tracking.run import Unsent, attach
     from xmtl_ray.training.launch import launch
     from xmtl_ray.training.storage import is_local
 
@@ -215,32 +218,13 @@ def _train(settings: object) -> None:
         _print_scores(summary["scores"])
     else:
         typer.echo("  ".join(f"{name} {value:.1f}" for name, value in summary["dev"].items()))
-    if not is_local(settings.storage_path):
-        typer.echo(f"run: {settings.storage_path}/{settings.name}")
-        return
-    folder = Path(settings.storage_path) / settings.name
-    page = _report(folder, settings)
-    if settings.tracking.enabled:
-        try:
-            attach(folder, page.name)
-        except Unsent as error:
-            logging.getLogger(__name__).warning("%s; later: xmtl sync %s", error, folder)
-    typer.echo(f"report: {page}\nmodel:  {folder / 'model'}")
-    if settings.tracking.enabled:
-        uri = settings.tracking.uri or f"sqlite:///{settings.storage_path}/mlflow.db"
-        typer.echo(f"MLflow: mlflow server --backend-store-uri {uri}" if "://" in uri and "sqlite" in uri else uri)
-
-
-def _report(folder: Path, settings: object) -> Path:
-    from xmtl_ray.config.schema import Config
-    from xmtl_ray.data import m2e2
-    from xmtl_ray.report.page import write_report
-
-    assert isinstance(settings, Config)
-    data, documents = settings.data, None
-    if data.test is not None:
-        documents = m2e2.read(data.test, objects=data.test_objects)
-    return write_report(folder, documents)
+    folder = f"{settings.storage_path}/{settings.name}"
+    typer.echo(f"report: {folder}/report.html\nmodel:  {folder}/model")
+    uri = settings.tracking.uri
+    if uri is None and is_local(settings.storage_path):
+        uri = f"sqlite:///{settings.storage_path}/mlflow.db"
+    if settings.tracking.enabled and uri is not None:
+        typer.echo(f"MLflow: {f'mlflow server --backend-store-uri {uri}' if uri.startswith('sqlite') else uri}")
 
 
 def _print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:

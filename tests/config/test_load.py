@@ -60,6 +60,13 @@ def test_errors_name_the_dotted_path_and_the_nearest_field(override, message):
         load("xmtl", [override])
 
 
+@pytest.mark.parametrize("override", ["storage_path=s3://bucket/runs", "engine.name=deepspeed"])
+def test_what_only_ray_workers_can_do_is_refused_without_them(override):
+    assert load("xmtl", [override, "cluster.workers=1"])
+    with pytest.raises(ConfigError, match=r"cluster\.workers of at least 1"):
+        load("xmtl", [override, "cluster.workers=0"])
+
+
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'xmtl'"):
         load("xmlt")

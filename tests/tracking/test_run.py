@@ -13,7 +13,7 @@ from contextlib import closing
 import pytest
 
 from xmtl_ray.tracking.journal import JOURNAL, Journal, read_from
-from xmtl_ray.tracking.run import STATE, Run, Sender, Unsent, attach, environment_tags, sync
+from xmtl_ray.tracking.run import STATE, Run, Sender, Unsent, environment_tags, sync
 
 
 def lines(folder):
@@ -86,12 +86,11 @@ def test_a_run_without_mlflow_keeps_its_journal(tmp_path):
     """With no URI everything stays in the folder, and there is nothing to sync."""
     run = Run(tmp_path, None, "experiment", "name")
     run.journal.metrics(1, {"x": 1.0})
-    run.finish("FINISHED")
+    run.journal.status("FINISHED")
+    run.close()
     assert [line.get("status") for line in lines(tmp_path)] == ["RUNNING", None, "FINISHED"]
     with pytest.raises(FileNotFoundError, match=r"mlflow\.json: not there; expected the folder of a tracked run"):
         sync(tmp_path)
-    attach(tmp_path, "report.html")
-    assert lines(tmp_path)[-1] == {"artifact": "report.html"}
 
 
 def test_environment_tags_say_what_ran():
@@ -134,7 +133,8 @@ def write_run(folder, uri, steps, grace_s, status="FINISHED"):
     run.journal.metrics(steps - 1, {"dev/mean_f1": 50.0})
     for name in ("config.yaml", "model", "gone.json"):
         run.journal.artifact(name)
-    run.finish(status, grace_s)
+    run.journal.status(status)
+    run.close(grace_s)
     return run
 
 
@@ -161,7 +161,8 @@ def test_a_server_that_never_answers_holds_nothing_up(tmp_path):
         connection, _ = silent.accept()  # the sender is in its request from here on
         for step in range(1000):
             run.journal.metrics(step, {"train/loss": 1.0})
-        run.finish("FAILED", grace_s=0)
+        run.journal.status("FAILED")
+        run.close(grace_s=0)
         found = lines(tmp_path)
         assert [line["step"] for line in found[1:-1]] == list(range(1000))
         assert (found[0]["status"], found[-1]["status"]) == ("RUNNING", "FAILED")
@@ -181,7 +182,8 @@ def test_an_unreachable_server_is_told_with_what_to_do(tmp_path, caplog):
     uri = f"http://127.0.0.1:{free_port()}"
     run = Run(tmp_path, uri, "experiment", "name", interval_s=0.01)
     run.journal.metrics(1, {"x": 1.0})
-    run.finish("FINISHED", grace_s=60)
+    run.journal.status("FINISHED")
+    run.close(grace_s=60)
     assert f"later: xmtl sync {tmp_path}" in caplog.text
     assert caplog.text.count("training goes on") <= 1
     size = (tmp_path / JOURNAL).stat().st_size
@@ -252,16 +254,12 @@ def test_sending_again_changes_nothing(late_server):
 
 @pytest.mark.slow
 def test_a_run_beside_its_server_ends_with_everything_sent(late_server, tmp_path):
-    """Sent while it goes on and at its end; FAILED is FAILED; what is attached later follows."""
+    """Sent while it goes on and at its end; FAILED is FAILED."""
     client, folder, _ = late_server
     uri = json.loads((folder / STATE).read_text())["uri"]
     write_run(tmp_path / "run", uri, steps=30, grace_s=120, status="FAILED")
     assert_all_arrived(client, tmp_path / "run", "FAILED")
     assert sync(tmp_path / "run") == 0
-    (tmp_path / "run" / "report.html").write_text("<html>")
-    attach(tmp_path / "run", "report.html")
-    run_id = json.loads((tmp_path / "run" / STATE).read_text())["run_id"]
-    assert "report.html" in {item.path for item in client.list_artifacts(run_id)}
 
 
 @pytest.mark.slow
@@ -281,7 +279,8 @@ def test_a_database_file_needs_no_server(tmp_path):
     again = Run(tmp_path / "run", uri, "experiment", "some run", interval_s=0.01)
     again.journal.parameters({"train.epochs": 3, "p1": 99, "new": 1})
     again.journal.metrics(20, {"train/loss": 0.01})
-    again.finish("FINISHED")
+    again.journal.status("FINISHED")
+    again.close()
     assert json.loads((tmp_path / "run" / STATE).read_text())["run_id"] == first["run_id"]
     run = client.get_run(first["run_id"])
     assert (run.data.params["p1"], run.data.params["new"]) == ("1", "1")

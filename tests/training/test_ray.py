@@ -142,7 +142,7 @@ def test_two_workers_equal_one_process(two_workers, one_process, engine):
                 assert found[step][name] == pytest.approx(value, rel=2e-3, abs=2e-3), (step, name)
 
 
-def command(world: Path, folder: Path, *overrides: str) -> list[str]:
+def command(world: Path, folder: Path | str, *overrides: str) -> list[str]:
     return [
         sys.executable, "-m", "xmtl_ray", "train", "xmtl_smoke", "name=run", f"storage_path={folder}",
         f"data.root={world}", "train.epochs=4", "multitask.rate.ae=0.2", "train.global_batch=32", *overrides,
@@ -185,6 +185,34 @@ def test_a_killed_driver_run_again_follows_the_unbroken_run(world, tmp_path):
     assert losses(tmp_path / "broken") == whole
     for name in ("predictions.json", "model/model.safetensors"):
         assert (tmp_path / "broken/run" / name).read_bytes() == (tmp_path / "whole/run" / name).read_bytes(), name
+
+
+def test_a_uri_as_storage_holds_the_whole_run_and_resumes_it(world, tmp_path, cluster):
+    """One worker, everything behind a URI: stopped after two epochs, gone on with, refused under other settings."""
+    environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
+    there = (tmp_path / "bucket").as_uri()
+
+    def run(*settings: str) -> subprocess.CompletedProcess[str]:
+        line = [*command(world, there, "cluster.workers=1", "tracking.enabled=false", "train.patience=1"), *settings]
+        return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert f"report: {there}/run/report.html" in done.stdout
+    folder = tmp_path / "bucket" / "run"
+    found = {path.name for path in folder.iterdir()}
+    assert {"model", "config.yaml", "tracking.jsonl", "predictions.json", "scores.json", "report.html"} <= found
+    before = losses(tmp_path / "bucket")
+    assert before
+
+    again = run()
+    assert again.returncode == 0, again.stderr
+    assert "resumed after epoch" in again.stdout + again.stderr
+    assert losses(tmp_path / "bucket") == before
+    assert [line["status"] for line in journal(tmp_path / "bucket") if "status" in line].count("RUNNING") == 2
+
+    other = run("train.seed=7")
+    assert other.returncode == 2 and "train.seed: was 0, is 7" in other.stderr
 
 
 def test_ray_replaces_a_killed_worker_without_help(world, tmp_path, cluster):

@@ -63,6 +63,11 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     return build(tree)
 
 
+def loads(text: str) -> Config:
+    """What ``dump`` wrote → the config. Raises ConfigError."""
+    return build(_parse(text, "saved settings"))
+
+
 def build(tree: dict[str, Any]) -> Config:
     """A tree of plain values → a validated config with absolute paths. Raises ConfigError."""
     try:
@@ -102,6 +107,10 @@ def _read(recipe: str) -> dict[str, Any]:
         text, where = (files("xmtl_ray") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe
     else:
         raise ConfigError(f"no recipe {recipe!r}{_nearest(recipe, recipes())}; there are {', '.join(recipes())}")
+    return _parse(text, where)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:

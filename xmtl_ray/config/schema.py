@@ -327,6 +327,11 @@ class Config(Section):
             raise ValueError("data.train: both data.train and data.ace name text to train on; set one to null")
         if set(tasks) & set(IMAGE_TASKS) and self.data.imsitu is None:
             raise ValueError("data.imsitu: vc and rc need it")
+        if "://" in self.storage_path and self.cluster.workers == 0:
+            raise ValueError(
+                f"storage_path: {self.storage_path!r} needs cluster.workers of at least 1, for Ray keeps the "
+                "checkpoints there; without workers name a folder"
+            )
         if self.engine.name == "deepspeed" and self.cluster.workers == 0:
             raise ValueError("engine.name: deepspeed needs cluster.workers of at least 1")
         smallest = len(tasks) * max(1, self.cluster.workers) * self.train.accumulation

@@ -187,9 +187,8 @@ class Run:
         if self.sender is not None:
             self._thread.start()
 
-    def finish(self, status: str, grace_s: float = 120.0) -> None:
+    def close(self, grace_s: float = 120.0) -> None:
         """Close the journal and wait for the rest to be sent: a failing server is given one more try."""
-        self.journal.status(status)
         self.journal.close()
         self._closing.set()
         if self.sender is not None:
@@ -219,15 +218,6 @@ def sync(folder: Path) -> int:
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder / STATE}: not there; expected the folder of a tracked run") from None
     return Sender(folder, state.uri, state.experiment, state.name).send()
-
-
-def attach(folder: Path, name: str) -> None:
-    """Make a file of a finished run's folder an artifact of its MLflow run. Raises Unsent; then ``sync`` will."""
-    journal = Journal(folder)
-    journal.artifact(name)
-    journal.close()
-    if (folder / STATE).exists():
-        sync(folder)
 
 
 def installed_packages() -> str:

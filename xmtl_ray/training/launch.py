@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from xmtl_ray.config.load import leaves, load
+from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
-from xmtl_ray.training.storage import is_local, reach
+from xmtl_ray.training.storage import saved_config
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +82,15 @@ def check(config: Config) -> None:
     for path, value, _ in leaves(config.data, "data."):
         if isinstance(value, str) and path != "data.root" and os.sep in value and not Path(value).exists():
             raise LaunchError(f"{path}: {value} does not exist; data.root is {config.data.root}")
-    reach(config.storage_path)
-    if is_local(config.storage_path):
-        _check_same_run(config)
+    _check_same_run(config)
 
 
 def _check_same_run(config: Config) -> None:
     """A run that is resumed must be the run that was begun, resources and reporting aside."""
-    saved = Path(config.storage_path) / config.name / "config.yaml"
-    if not saved.exists():
+    saved = saved_config(config.storage_path, config.name)
+    if saved is None:
         return
-    before = {path: value for path, value, _ in leaves(load(str(saved)))}
+    before = {path: value for path, value, _ in leaves(loads(saved))}
     after = {path: value for path, value, _ in leaves(config)}
     free = ("cluster.", "tracking.", "inference.", "data.test", "data.loader_workers", "data.image_cache_mib")
     changed = [path for path in after if before.get(path) != after[path] and not path.startswith(free)]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pyarrow import fs
+
+from xmtl_ray.tracking.journal import JOURNAL
+from xmtl_ray.tracking.run import STATE
+
+CONFIG = "config.yaml"
 
 
 class StorageError(ValueError):
@@ -20,23 +25,42 @@ def is_local(storage_path: str) -> bool:
 
 
 @contextmanager
-def run_folder(storage_path: str, name: str) -> Iterator[Path]:
-    """A local folder for what a run writes; at the end its content lies under ``storage_path/name``."""
+def run_folder(storage_path: str, name: str) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A local folder for what a run writes, and what brings it to ``storage_path/name`` (as does the end).
+
+    On this machine it is that folder itself, and there is nothing to bring. Behind a URI the journal and the MLflow
+    run of an earlier start are fetched first, so that a resumed run goes on in them; Ray keeps the checkpoints there.
+    """
     if is_local(storage_path):
         folder = Path(storage_path) / name
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+        yield folder, lambda: None
         return
     filesystem, root = reach(storage_path)
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            yield Path(temporary)
-        finally:
+        folder = Path(temporary)
+        for file in (JOURNAL, STATE, CONFIG):
+            if (content := _read(filesystem, f"{root}/{name}/{file}")) is not None:
+                (folder / file).write_bytes(content)
+
+        def publish() -> None:
             fs.copy_files(temporary, f"{root}/{name}", destination_filesystem=filesystem)
+
+        try:
+            yield folder, publish
+        finally:
+            publish()
+
+
+def saved_config(storage_path: str, name: str) -> str | None:
+    """The settings that an earlier start of the run has left, as YAML; None if there was none."""
+    filesystem, root = reach(storage_path)
+    content = _read(filesystem, f"{root}/{name}/{CONFIG}")
+    return None if content is None else content.decode()
 
 
 def reach(storage_path: str) -> tuple[fs.FileSystem, str]:
-    """The file system behind ``storage_path`` and the path in it. Raises StorageError."""
+    """The file system behind ``storage_path`` and the path in it, which is made. Raises StorageError."""
     try:
         filesystem, root = fs.FileSystem.from_uri(
             storage_path if not is_local(storage_path) else Path(storage_path).resolve().as_uri()
@@ -45,3 +69,11 @@ def reach(storage_path: str) -> tuple[fs.FileSystem, str]:
     except (OSError, ValueError) as error:
         raise StorageError(f"storage_path: {storage_path!r} cannot be written to: {error}") from None
     return filesystem, root
+
+
+def _read(filesystem: fs.FileSystem, path: str) -> bytes | None:
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError:
+        return None

@@ -34,10 +34,12 @@ from xmtl_ray.inference.extract import Extractor
 from xmtl_ray.models import encoders, weights
 from xmtl_ray.multitask import examples as task_examples
 from xmtl_ray.multitask.batch import Collate
+from xmtl_ray.report.page import NAME as REPORT
+from xmtl_ray.report.page import write_report
 from xmtl_ray.tracking.run import Run, environment_tags, installed_packages
 from xmtl_ray.training.context import Local, WorkerContext
 from xmtl_ray.training.loop import NonFiniteLoss, train
-from xmtl_ray.training.storage import is_local, run_folder
+from xmtl_ray.training.storage import CONFIG, is_local, run_folder
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,8 @@ class _Built(NamedTuple):
 class RayContext:
     """A worker of Ray Train; its storage keeps the checkpoints."""
 
-    def __init__(self) -> None:
+    def __init__(self, publish: Callable[[], None] = lambda: None) -> None:
+        self.publish = publish
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
@@ -70,6 +73,7 @@ class RayContext:
     def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
         """A barrier: the files of all ranks become one checkpoint, with rank 0's metrics."""
         ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)))
+        self.publish()
 
     def restore(self) -> AbstractContextManager[Path] | None:
         """The newest checkpoint that Ray has committed for this run name."""
@@ -100,24 +104,26 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         settings: a config as plain values.
     """
     config = Config.model_validate(settings)
-    with run_folder(config.storage_path, config.name) as folder:
-        context = _context(config, folder)
+    with run_folder(config.storage_path, config.name) as (folder, publish):
+        context = _context(config, folder, publish)
         _configure(context, config)
         tracked = _track(config, folder) if context.rank == 0 else None
         try:
             summary = _run(context, config, folder, tracked)
         except (Unusable, NonFiniteLoss) as error:
             # Every rank is here. Raised further, Ray would start the workers again for the same end.
-            if tracked is not None:
-                tracked.finish("FAILED", grace_s=15)
+            _close(tracked, "FAILED")
             return {"failed": str(error)}
         except BaseException:
-            if tracked is not None:
-                tracked.finish("FAILED", grace_s=15)
+            _close(tracked, "FAILED")
             raise
-        if tracked is not None:
-            tracked.finish("FINISHED")
         return summary
+
+
+def _close(tracked: Run | None, status: str) -> None:
+    if tracked is not None:
+        tracked.journal.status(status)
+        tracked.close(grace_s=15)
 
 
 def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | None) -> dict[str, Any]:
@@ -140,9 +146,12 @@ def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | No
             track(position.step, {f"test/{protocol}/{name}_f1": values["F1"] for name, values in metrics.items()})
     if tracked is not None:
         (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-        for name in ("model", "summary.json", "predictions.json", "scores.json"):
+        tracked.journal.status("FINISHED")
+        write_report(folder, test)
+        for name in ("model", "summary.json", "predictions.json", "scores.json", REPORT):
             if (folder / name).exists():
                 tracked.journal.artifact(name)
+        tracked.close()
     return summary
 
 
@@ -208,9 +217,9 @@ def _gather(context: WorkerContext, mine: Predictions) -> Predictions:
     return Predictions(text, image, tuple(pairs))
 
 
-def _context(config: Config, folder: Path) -> WorkerContext:
+def _context(config: Config, folder: Path, publish: Callable[[], None]) -> WorkerContext:
     if config.cluster.workers:
-        return RayContext()
+        return RayContext(publish)
     device = torch.device("cuda") if config.cluster.gpu else torch.device("cpu")
     return Local(folder / LOCAL_CHECKPOINTS, config.train.select, config.train.keep_checkpoints, device)
 
@@ -229,11 +238,11 @@ def _track(config: Config, folder: Path) -> Run:
     if uri is None and spec.enabled:
         log.warning("tracking.uri: none, and storage_path is no local folder: numbers stay in the run folder")
     run = Run(folder, uri if spec.enabled else None, spec.experiment, config.name)
-    (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+    (folder / CONFIG).write_text(dump(config), encoding="utf-8")
     run.journal.parameters({name: value for name, value in flatten(config).items() if value is not None})
     run.journal.tags(environment_tags({f"sha256.{name}": value for name, value in fingerprints(config.data).items()}))
     (folder / "environment.txt").write_text(installed_packages(), encoding="utf-8")
-    for name in ("config.yaml", "environment.txt"):
+    for name in (CONFIG, "environment.txt"):
         run.journal.artifact(name)
     return run
 
