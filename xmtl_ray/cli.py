@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -90,7 +91,7 @@ def world(
     with _user_errors():
         if out.exists() and any(out.iterdir()):
             raise ValueError(f"{out}: found files in it, expected a new or empty folder")
-        counts = write_world(out, seed, size.value)
+        counts = write_world(out, seed, size.value, _processes(size))
         typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
@@ -170,7 +171,7 @@ def demo(
         corpus = out / f"world-{size.value}"
         if not (corpus / "world.json").exists():
             typer.echo(f"1/3 drawing a {size.value} news world in {corpus}")
-            write_world(corpus, 0, size.value)
+            write_world(corpus, 0, size.value, _processes(size))
         name = time.strftime("demo-%Y%m%d-%H%M%S")
         typer.echo(f"2/3 training four tasks with {workers} Ray workers (starting them takes half a minute)")
         settings = [f"name={name}", f"data.root={corpus}", f"storage_path={out / 'runs'}", f"cluster.workers={workers}"]
@@ -225,6 +226,11 @@ def _train(settings: object) -> None:
         uri = f"sqlite:///{settings.storage_path}/mlflow.db"
     if settings.tracking.enabled and uri is not None:
         typer.echo(f"MLflow: {f'mlflow server --backend-store-uri {uri}' if uri.startswith('sqlite') else uri}")
+
+
+def _processes(size: Size) -> int:
+    """Starting processes takes longer than drawing a small world."""
+    return 1 if size is Size.SMALL else os.cpu_count() or 1
 
 
 def _print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:

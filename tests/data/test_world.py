@@ -45,9 +45,9 @@ def digest(folder):
 
 
 def test_same_seed_and_size_give_the_same_bytes_under_any_hash_seed(world, tmp_path):
-    """A second process with another PYTHONHASHSEED writes the same files."""
-    code = "import sys; from pathlib import Path; from xmtl_ray.data.world import write_world; "
-    code += "write_world(Path(sys.argv[1]), 0, 'small')"
+    """Two other processes under another PYTHONHASHSEED write the same files as this one."""
+    code = "import sys; from pathlib import Path; from xmtl_ray.data.world import write_world\n"
+    code += "if __name__ == '__main__': write_world(Path(sys.argv[1]), 0, 'small', processes=2)"
     environment = {**os.environ, "PYTHONHASHSEED": "4711"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "again")], check=True, env=environment)
     assert digest(tmp_path / "again") == digest(world)

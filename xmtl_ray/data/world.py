@@ -8,8 +8,15 @@ give the same bytes. Nothing here is real: its figures say whether a method work
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from PIL import Image as Pictures
 
@@ -20,8 +27,11 @@ from xmtl_ray.data.world_text import Draft, Grammar, Mention, Names, chance_of, 
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.records import DataError
 
-VERSION = "world-1"
+VERSION = "world-2"
 """Written into world.json; changes when the same seed gives another world."""
+
+
+_Run = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -38,34 +48,61 @@ class Size:
 
 SIZES = {
     "small": Size(200, 60, 160, 60, 40, 18),
-    "medium": Size(5000, 250, 7000, 250, 300, 60),
-    "large": Size(20000, 1000, 28000, 1000, 1500, 300),
+    "medium": Size(8000, 250, 12000, 250, 300, 100),
+    "large": Size(32000, 1000, 48000, 1000, 1500, 500),
 }
+
+BLOCK = 500
+"""Images drawn one after another; blocks are drawn side by side."""
 
 UNMAPPED_SHARE = 0.25
 """Share of imSitu pictures whose verb shows no event of the benchmark."""
 
 
-def write_world(out: Path, seed: int, size: str) -> dict[str, int]:
+def write_world(out: Path, seed: int, size: str, processes: int = 1) -> dict[str, int]:
     """Write the world of ``seed`` and ``size`` (small, medium, large) under ``out``; returns what was written.
 
-    Files already there are overwritten, others left alone. Raises DataError for an unknown size.
+    Files already there are overwritten, others left alone. The number of processes that draw changes no byte. Raises
+    DataError for an unknown size.
     """
     if size not in SIZES:
         raise DataError(out, None, "size", size, f"one of {', '.join(SIZES)}")
     how_much, names = SIZES[size], invent_names(seed)
     counts: dict[str, int] = {}
-    for part, count in (("train", how_much.ace_train), ("dev", how_much.ace_dev)):
-        counts[f"ace_{part}_sentences"] = _write_ace(out / "ace", part, count, names, chance_of(seed, f"ace {part}"))
-    layouts.write_json(out / "imsitu" / "imsitu_space.json", layouts.imsitu_space())
-    for part, count in (("train", how_much.imsitu_train), ("dev", how_much.imsitu_dev)):
-        counts[f"imsitu_{part}_images"] = _write_imsitu(out / "imsitu", part, count, chance_of(seed, f"imsitu {part}"))
-    truth = _write_pairs(out / "voa", how_much.pairs, names, chance_of(seed, "voa"))
-    counts["pairs"] = len(truth)
-    counts |= write_documents(out / "m2e2", how_much.documents, names, chance_of(seed, "m2e2"))
+    with _pool(processes) as run:
+        images = {
+            part: run(partial(_draw_imsitu, out / "imsitu" / "images", part, seed), _blocks(count))
+            for part, count in (("train", how_much.imsitu_train), ("dev", how_much.imsitu_dev))
+        }
+        pairs = run(_write_pairs, [(out / "voa", how_much.pairs, names, chance_of(seed, "voa"))])
+        documents = run(write_documents, [(out / "m2e2", how_much.documents, names, chance_of(seed, "m2e2"))])
+        for part, count in (("train", how_much.ace_train), ("dev", how_much.ace_dev)):
+            chance = chance_of(seed, f"ace {part}")
+            counts[f"ace_{part}_sentences"] = _write_ace(out / "ace", part, count, names, chance)
+        layouts.write_json(out / "imsitu" / "imsitu_space.json", layouts.imsitu_space())
+        for part, blocks in images.items():
+            counts[f"imsitu_{part}_images"] = _write_imsitu(out / "imsitu", part, blocks)
+        truth = next(pairs)
+        counts["pairs"] = len(truth)
+        counts |= next(documents)
     summary = {"version": VERSION, "seed": seed, "size": size, "counts": counts, "pairs": truth}
     layouts.write_json(out / "world.json", summary)
     return counts
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[_Run]:
+    """Calls a function once per tuple of arguments, in other processes if asked for; results in order."""
+    if processes == 1:
+        yield starmap
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield lambda function, arguments: pool.map(function, *zip(*arguments, strict=True))
+
+
+def _blocks(count: int) -> list[tuple[int, int]]:
+    """First and behind-last number of each block of images: a block has its own chance, and can be drawn alone."""
+    return [(start, min(count, start + BLOCK)) for start in range(0, count, BLOCK)]
 
 
 def _write_ace(folder: Path, part: str, count: int, names: Names, rng: random.Random) -> int:
@@ -80,22 +117,28 @@ def _write_ace(folder: Path, part: str, count: int, names: Names, rng: random.Ra
     return count
 
 
-def _write_imsitu(folder: Path, part: str, count: int, rng: random.Random) -> int:
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    types = m2e2().types
+def _draw_imsitu(folder: Path, part: str, seed: int, start: int, end: int) -> dict[str, layouts.Json]:
+    """Draw images ``start`` to ``end`` of a part; returns their SWiG records by file name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, types = chance_of(seed, f"imsitu {part} {start}"), m2e2().types
     grounded: dict[str, layouts.Json] = {}
-    for number in range(count):
+    for number in range(start, end):
         # every type and the unmapped verbs get their exact share, in turn
         unmapped = int((number + 1) * UNMAPPED_SHARE) > int(number * UNMAPPED_SHARE)
         drawn = draw(rng, ["" if unmapped else types[number % len(types)] if rng.random() < 0.5 else rng.choice(types)])
         _, verb, figures, _ = drawn.scenes[0]
         name = f"{verb}_{number + (1 if part == 'train' else 100001)}.jpg"
         grounded[name] = layouts.swig(verb, figures, *drawn.picture.size, rng)
-        save(drawn.picture, folder / "images" / name)
+        save(drawn.picture, folder / name)
+    return grounded
+
+
+def _write_imsitu(folder: Path, part: str, blocks: Iterable[dict[str, layouts.Json]]) -> int:
+    grounded = {name: record for block in blocks for name, record in block.items()}
     situations = {name: {"verb": record["verb"], "frames": record["frames"]} for name, record in grounded.items()}
     layouts.write_json(folder / f"{part}.json", situations)
     layouts.write_json(folder / "swig" / f"{part}.json", grounded)
-    return count
+    return len(grounded)
 
 
 def _write_pairs(folder: Path, count: int, names: Names, rng: random.Random) -> dict[str, dict[str, list[str]]]:
