@@ -12,7 +12,7 @@ from xmtl_ray.config.schema import LearningRates
 from xmtl_ray.events.records import Span
 from xmtl_ray.models import weights
 from xmtl_ray.models.inputs import Inputs
-from xmtl_ray.models.xmtl import SharedBlock, SharedEncoder, count_parameters, parameter_groups
+from xmtl_ray.models.xmtl import Group, SharedBlock, SharedEncoder, count_parameters, parameter_groups
 from xmtl_ray.multitask.batch import Batch
 from xmtl_ray.multitask.objective import Objective, total_loss
 from xmtl_ray.training.engine import optimizer
@@ -203,13 +203,33 @@ def test_every_parameter_has_one_learning_rate_and_matrices_alone_decay():
     assert seen == len(settings)
 
 
+def test_layer_decay_falls_from_the_top_layer_to_the_embeddings():
+    """Two layers of BERT, three of CLIP, then the embeddings; nothing outside the encoders is slowed."""
+    model = build("model.built_text.layers=2", "model.built_image.layers=3").model
+    groups = optimizer(model, LearningRates(text=1.0, image=2.0, other=3.0), 0.0, layer_decay=0.5).param_groups
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    expected = {
+        "text_encoder.encoder.layer.1": 1.0,
+        "text_encoder.encoder.layer.0": 0.5,
+        "text_encoder.embeddings": 0.25,
+        "image_encoder.encoder.layers.2": 2.0,
+        "image_encoder.encoder.layers.1": 1.0,
+        "image_encoder.encoder.layers.0": 0.5,
+        "image_encoder.embeddings": 0.25,
+        "image_encoder.pre_layrnorm": 0.25,
+    }
+    for name, parameter in model.named_parameters():
+        found = [value for prefix, value in expected.items() if name.startswith(prefix + ".")]
+        assert rate[id(parameter)] == (found[0] if found else 3.0), name
+
+
 def test_a_frozen_parameter_is_in_no_group():
     """What needs no gradient is not given to the optimizer; the rest still is, each once."""
     model = build("multitask.tasks=[vc]").model
     for parameter in model.image_encoder.parameters():
         parameter.requires_grad_(False)
     groups = parameter_groups(model)
-    assert set(groups) == {"other", "other/plain"}
+    assert set(groups) == {Group("other", 0, True), Group("other", 0, False)}
     trainable = [p for p in model.parameters() if p.requires_grad]
     assert sorted(map(id, trainable)) == sorted(id(p) for some in groups.values() for p in some)
     assert count_parameters(model) == sum(p.numel() for p in trainable) + count_parameters(model.image_encoder)

@@ -73,6 +73,31 @@ def test_cross_entropy_and_binary_cross_entropy_by_hand():
     assert losses["vc"].tolist() == pytest.approx([expected, 3 * math.log(2)], rel=1e-6)
 
 
+def test_label_smoothing_by_hand(tiny):
+    """A tenth of each target over all labels: 4 roles, 2 types; of a tag path, a tenth of its words' mean -log p."""
+    scores = {"ae": torch.tensor([[2.0, 1.0, 0.0, -1.0]]), "vc": torch.tensor([[math.log(3), 0.0]])}
+    batch = Batch(Inputs(None, None), ae=torch.tensor([1]), vc=torch.tensor([[1.0, 0.0]]))
+    losses = Objective(Fixed(scores), smoothing=0.1)(batch)
+    logs = torch.tensor([2.0, 1.0, 0.0, -1.0]).log_softmax(0).tolist()
+    assert losses["ae"].tolist() == pytest.approx([-0.9 * logs[1] - 0.1 * sum(logs) / 4], rel=1e-6)
+    first = -0.95 * math.log(3 / 4) - 0.05 * math.log(1 / 4)
+    assert losses["vc"].tolist() == pytest.approx([first + math.log(2)], rel=1e-6)
+
+    torch.set_num_threads(1)
+    config = tiny("multitask.tasks=[td]")
+    examples = task_examples.read(config)
+    loaded = weights.create(config, weights.make_tokenizer(config, examples.sentences))
+    collate = Collate(loaded.codec, None, 0, config.data.text_prompt, config.data.visual_prompt)
+    batch = collate({"td": examples.train["td"][:5]})
+    model = loaded.model.eval()
+    with torch.no_grad():
+        plain, smooth = (Objective(model, smoothing)(batch)["td"] for smoothing in (0.0, 0.1))
+        logs = model(batch.inputs)["td"].log_softmax(-1)
+    for row, example in enumerate(examples.train["td"][:5]):
+        spread = -sum(float(logs[row, word].mean()) for word in range(len(example.words)))
+        assert float(smooth[row]) == pytest.approx(0.9 * float(plain[row]) + 0.1 * spread, rel=1e-5)
+
+
 def test_losses_are_fp32_whatever_the_scores_are():
     """Scores in bf16, as autocast gives them: 300 equal labels have log 300 to fp32's digits."""
     batch = Batch(Inputs(None, None), ae=torch.tensor([7]), vc=torch.ones(1, 300), rc=torch.tensor([7]))

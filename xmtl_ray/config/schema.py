@@ -218,8 +218,13 @@ class Train(Section):
     """How the rates fall after warm-up (not in the paper)."""
     warmup_fraction: Fraction = 0.1
     """Share of all steps over which the rates rise from 0 (not in the paper)."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate from each layer of an encoder to the one below it; 1: all learn alike, as in the
+    paper. Below 1 a pretrained encoder keeps more of what it knows, which helps where examples are few."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's, on matrices only (not in the paper)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each target that is spread over all labels; 0 as in the paper. Helps where gold has gaps."""
     clip_norm: Rate = 1.0
     """Largest gradient norm (not in the paper)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

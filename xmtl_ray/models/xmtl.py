@@ -6,7 +6,9 @@ number of tasks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -150,20 +152,41 @@ def _alignment(encoder_width: int, width: int) -> nn.Linear:
     return layer
 
 
-def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters by learning rate: ``text``, ``image``, ``other``, each split into matrices and the rest.
+class Group(NamedTuple):
+    """What parameters have in common that learn alike."""
 
-    Keys are ``text``, ``text/plain`` and so on; ``/plain`` parameters (biases, norms) get no weight decay.
-    """
-    groups: dict[str, list[nn.Parameter]] = {}
+    part: Literal["text", "image", "other"]
+    """The encoder that holds them, or other."""
+    above: int
+    """Layers of that encoder above theirs; its embeddings have all of them above."""
+    matrix: bool
+    """False for biases and norms, which get no weight decay."""
+
+
+def parameter_groups(model: nn.Module) -> dict[Group, list[nn.Parameter]]:
+    """Trainable parameters by encoder, depth and shape."""
+    numbers = {name: _LAYER.search(name) for name, _ in model.named_parameters()}
+    layers: dict[str, int] = {}
+    for name, number in numbers.items():
+        if number is not None:
+            layers[_part(name)] = max(layers.get(_part(name), 0), int(number[1]) + 1)
+    groups: dict[Group, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "text" if "text_encoder." in name else "image" if "image_encoder." in name else "other"
+        part, number = _part(name), numbers[name]
+        above = layers.get(part, 0) - (int(number[1]) + 1 if number is not None else 0)
         # Read ndim from the unsharded shape where ZeRO-3 has replaced it.
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        groups.setdefault(part if len(shape) > 1 else f"{part}/plain", []).append(parameter)
+        matrix = len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+        groups.setdefault(Group(part, above, matrix), []).append(parameter)
     return groups
+
+
+_LAYER = re.compile(r"_encoder\.(?:\w+\.)*layers?\.(\d+)\.")
+
+
+def _part(name: str) -> Literal["text", "image", "other"]:
+    return "text" if "text_encoder." in name else "image" if "image_encoder." in name else "other"
 
 
 @torch.no_grad()

@@ -17,11 +17,17 @@ from xmtl_ray.multitask.batch import Batch
 
 
 class Objective(nn.Module):
-    """The model with its losses: what an engine wraps, so that one call runs forward for all tasks."""
+    """The model with its losses: what an engine wraps, so that one call runs forward for all tasks.
 
-    def __init__(self, model: XMTL) -> None:
+    Args:
+        model: gives the scores.
+        smoothing: share of each target that is spread over all labels, 0 to 1 (label smoothing; not in the paper).
+            A tag path is smoothed by its words: that share of its loss is the mean of -log softmax over the tags.
+    """
+
+    def __init__(self, model: XMTL, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.smoothing = model, smoothing
 
     def forward(self, batch: Batch) -> dict[TaskName, Tensor]:
         """Loss of every example [B] per task of the batch, in fp32."""
@@ -29,17 +35,25 @@ class Objective(nn.Module):
         losses: dict[TaskName, Tensor] = {}
         if batch.td is not None:
             assert batch.inputs.text is not None
-            losses["td"], _ = self.model.crf(scores["td"], batch.inputs.text.word_mask, batch.td)
+            words = batch.inputs.text.word_mask
+            losses["td"], _ = self.model.crf(scores["td"], words, batch.td)
+            if self.smoothing:
+                spread = -(scores["td"].float().log_softmax(-1).mean(-1) * words).sum(1)
+                losses["td"] = (1 - self.smoothing) * losses["td"] + self.smoothing * spread
         if batch.ae is not None:
-            losses["ae"] = functional.cross_entropy(scores["ae"].float(), batch.ae, reduction="none")
+            losses["ae"] = self._cross_entropy(scores["ae"], batch.ae)
         if batch.vc is not None:
             # Eq. 10 sums over the types of an image.
+            target = (1 - self.smoothing) * batch.vc + self.smoothing / 2
             losses["vc"] = functional.binary_cross_entropy_with_logits(
-                scores["vc"].float(), batch.vc, reduction="none"
+                scores["vc"].float(), target, reduction="none"
             ).sum(1)
         if batch.rc is not None:
-            losses["rc"] = functional.cross_entropy(scores["rc"].float(), batch.rc, reduction="none")
+            losses["rc"] = self._cross_entropy(scores["rc"], batch.rc)
         return losses
+
+    def _cross_entropy(self, scores: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(scores.float(), target, reduction="none", label_smoothing=self.smoothing)
 
 
 def total_loss(

@@ -74,13 +74,18 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
-def optimizer(model: nn.Module, rates: LearningRates, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with the three learning rates; no decay on biases and norms. ``peak`` keeps each group's rate."""
+def optimizer(
+    model: nn.Module, rates: LearningRates, weight_decay: float, layer_decay: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW with the three learning rates; no decay on biases and norms. ``peak`` keeps each group's rate.
+
+    An encoder's layer with n layers above it learns at its encoder's rate times ``layer_decay ** n``.
+    """
     groups = []
-    for name, parameters in parameter_groups(model).items():
-        part, _, plain = name.partition("/")
-        rate = getattr(rates, part)
-        groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": 0.0 if plain else weight_decay})
+    for group, parameters in parameter_groups(model).items():
+        rate = getattr(rates, group.part) * layer_decay**group.above
+        decay = weight_decay if group.matrix else 0.0
+        groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
     return torch.optim.AdamW(groups, fused=True)
 
 
@@ -94,7 +99,7 @@ class Ddp:
         self.module: nn.Module = self.objective
         if dist.is_initialized() and dist.get_world_size() > 1:
             self.module = DistributedDataParallel(objective, gradient_as_bucket_view=True)
-        self.optimizer = optimizer(objective.model, train.learning_rate, train.weight_decay)
+        self.optimizer = optimizer(objective.model, train.learning_rate, train.weight_decay, train.layer_decay)
 
     def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
         """See :class:`Engine`. Gradients are exchanged with the last micro-batch only."""
@@ -152,7 +157,7 @@ class DeepSpeed:
             # An all-reduce through shared memory that it would compile for minutes, and that one machine alone has.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # Groups are made before ZeRO-3 takes the weights' shapes away.
-        adamw = optimizer(objective.model, train.learning_rate, train.weight_decay)
+        adamw = optimizer(objective.model, train.learning_rate, train.weight_decay, train.layer_decay)
         self.engine, self.optimizer, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=config)
 
     def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:

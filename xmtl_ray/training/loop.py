@@ -88,7 +88,7 @@ def train(
         raise ValueError(f"train.global_batch: {spec.global_batch} asks for more examples than there are: {short}")
     loss_weights: dict[TaskName, float] = dict.fromkeys(config.multitask.tasks, 1.0)
     torch.manual_seed(spec.seed * 100_003 + context.rank)  # dropout differs between ranks
-    engine = engines.create(config.engine, spec, Objective(loaded.model), context.device)
+    engine = engines.create(config.engine, spec, Objective(loaded.model, spec.label_smoothing), context.device)
     position = _restore(context, engine)
     _tell_plan(context, sizes, shares, steps, position)
     progress = _Progress(context, spec.epochs * steps, spec.global_batch, position.step)
