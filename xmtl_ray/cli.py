@@ -165,11 +165,13 @@ def demo(
     """From nothing to scores: make a world, train X-MTL's four tasks on Ray, extract, score, report. Offline."""
     started = time.monotonic()
     from xmtl_ray.config.load import load
-    from xmtl_ray.data.world import write_world
+    from xmtl_ray.data.world import VERSION, version_of, write_world
 
     with _user_errors():
         corpus = out / f"world-{size.value}"
-        if not (corpus / "world.json").exists():
+        if (found := version_of(corpus)) not in {None, VERSION}:
+            raise ValueError(f"{corpus}: found {found}, expected {VERSION}; delete that folder or give another --out")
+        if found is None:
             typer.echo(f"1/3 drawing a {size.value} news world in {corpus}")
             write_world(corpus, 0, size.value, _processes(size))
         name = time.strftime("demo-%Y%m%d-%H%M%S")

@@ -64,6 +64,14 @@ def test_the_demo_on_a_small_world(tmp_path):
     assert 1 <= len(list((tmp_path / "runs").glob("demo-*/report.html"))) <= 2
 
 
+def test_a_demo_refuses_the_world_of_another_version(tmp_path):
+    """Its figures would be those of another world."""
+    (tmp_path / "world-small").mkdir()
+    (tmp_path / "world-small/world.json").write_text('{"version": "world-0"}')
+    done = xmtl("demo", "--out", tmp_path, "--size", "small", "--recipe", "xmtl_smoke", "--workers", 0)
+    assert done.returncode == 2 and "found world-0, expected world-" in done.stderr
+
+
 def test_a_missing_file_is_named_before_anything_starts(tiny, tmp_path):
     with pytest.raises(LaunchError, match=r"data\.ace\.train: .*nowhere\.json does not exist"):
         check(tiny(f"data.ace.train={tmp_path / 'nowhere.json'}"))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image as Pictures
+from pydantic import BaseModel, TypeAdapter
 
 from xmtl_ray.data import world_layouts as layouts
 from xmtl_ray.data.world_documents import write_documents
@@ -26,9 +27,20 @@ from xmtl_ray.data.world_scenes import Drawn, draw
 from xmtl_ray.data.world_text import Draft, Grammar, Mention, Names, chance_of, invent_names
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.records import DataError
+from xmtl_ray.events.strict_json import read_json
 
 VERSION = "world-2"
 """Written into world.json; changes when the same seed gives another world."""
+
+
+def version_of(folder: Path) -> str | None:
+    """The version of the world that lies in ``folder``; None if none does. Raises DataError for a broken world.json."""
+    summary = folder / SUMMARY
+    return read_json(summary, TypeAdapter(_Summary)).version if summary.exists() else None
+
+
+class _Summary(BaseModel):
+    version: str
 
 
 _Run = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
@@ -51,6 +63,9 @@ SIZES = {
     "medium": Size(8000, 250, 12000, 250, 300, 100),
     "large": Size(32000, 1000, 48000, 1000, 1500, 500),
 }
+
+SUMMARY = "world.json"
+"""Written last: a folder that has it holds a whole world."""
 
 BLOCK = 500
 """Images drawn one after another; blocks are drawn side by side."""
@@ -86,7 +101,7 @@ def write_world(out: Path, seed: int, size: str, processes: int = 1) -> dict[str
         counts["pairs"] = len(truth)
         counts |= next(documents)
     summary = {"version": VERSION, "seed": seed, "size": size, "counts": counts, "pairs": truth}
-    layouts.write_json(out / "world.json", summary)
+    layouts.write_json(out / SUMMARY, summary)
     return counts
 
 
