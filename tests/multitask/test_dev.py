@@ -37,14 +37,14 @@ def tagged(*rows):
     return torch.tensor(indices), torch.tensor([[at < len(row) for at in range(width)] for row in rows])
 
 
-def trigger_counts(gold, predicted):
+def trigger_counts(gold, predicted, bias=0.0):
     """Counts where the emissions are 5 for the predicted tag, and rubbish behind each sentence."""
     target, mask = tagged(*gold)
     best, _ = tagged(*predicted)
     emissions = 5.0 * nn.functional.one_hot(best, len(TAGS))
     emissions[~mask] = torch.arange(len(TAGS), dtype=torch.float)
     text = TextInputs(target, mask, target, target, mask, len(target), mask[:0])
-    return task_counts(Fixed({"td": emissions}), "td", Batch(Inputs(text, None), td=target))
+    return task_counts(Fixed({"td": emissions}), "td", Batch(Inputs(text, None), td=target), trigger_bias=bias)
 
 
 def test_triggers_count_by_type_and_span():
@@ -62,6 +62,15 @@ def test_triggers_count_by_type_and_span():
     assert trigger_counts(gold, predicted) == Prf(1, 4, 3)
     assert trigger_counts(gold, gold) == Prf(3, 3, 3)
     assert trigger_counts([["O"]], [["O"]]) == Prf(0, 0, 0)
+
+
+def test_a_trigger_bias_turns_words_into_triggers_at_its_size():
+    """O is 5 above every tag: a bias of 4.9 changes nothing, one of 5.1 makes each of two words a trigger."""
+    gold = predicted = [["O", "O"]]
+    assert trigger_counts(gold, predicted, bias=4.9) == Prf(0, 0, 0)
+    assert trigger_counts(gold, predicted, bias=5.1).predicted == 2
+    assert trigger_counts([["B-Life:Die"]], [["B-Life:Die"]], bias=-4.9) == Prf(1, 1, 1)
+    assert trigger_counts([["B-Life:Die"]], [["B-Life:Die"]], bias=-5.1) == Prf(0, 0, 1)
 
 
 def test_a_trigger_that_begins_with_i_is_a_mention_all_the_same():
@@ -82,7 +91,11 @@ def test_types_count_one_by_one_and_zero_is_not_above_zero():
     """Two of two; one of one with another invented; a logit of exactly 0, probability 0.5, is no prediction."""
     gold = torch.tensor([[1.0, 1, 0], [0, 0, 1], [1, 0, 0]])
     scores = torch.tensor([[2.0, 0.1, -1], [-1, 3, 0.5], [0.0, -2, -2]])
-    assert task_counts(Fixed({"vc": scores}), "vc", Batch(Inputs(None, None), vc=gold)) == Prf(3, 4, 4)
+    batch = Batch(Inputs(None, None), vc=gold)
+    assert task_counts(Fixed({"vc": scores}), "vc", batch) == Prf(3, 4, 4)
+    # 0.1, 0.5 and 0.0 are probabilities of 0.525, 0.62 and 0.5
+    assert task_counts(Fixed({"vc": scores}), "vc", batch, verb_threshold=0.55) == Prf(2, 3, 4)
+    assert task_counts(Fixed({"vc": scores}), "vc", batch, verb_threshold=0.49) == Prf(4, 5, 4)
 
 
 @pytest.fixture(scope="module")

@@ -84,8 +84,11 @@ def test_another_run_of_the_same_name_is_refused_with_the_differences(tiny, tmp_
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text(dump(tiny()))
     check(tiny("cluster.max_failures=7", "tracking.experiment=other"))
+    check(tiny("inference.object_confidence=0.1"))
     with pytest.raises(LaunchError, match=r"train\.seed: was 0, is 5"):
         check(tiny("train.seed=5"))
+    with pytest.raises(LaunchError, match=r"inference\.trigger_bias: was 0.0, is 1.0"):
+        check(tiny("inference.trigger_bias=1"))
 
 
 def test_an_unwritable_storage_is_refused(tiny, tmp_path):

@@ -294,8 +294,11 @@ class Coreference(Section):
 class Inference(Section):
     """From scores to events."""
 
+    trigger_bias: Annotated[float, Field(ge=-20, le=20)] = 0.0
+    """Lowers every word's score for "no trigger" before the best tags are sought, in nats: above 0 more triggers are
+    found, with less precision. The paper has none. Also used on the dev set."""
     verb_threshold: Fraction = 0.5
-    """An image shows the types whose probability exceeds it."""
+    """An image shows the types whose probability exceeds it, on the dev set too."""
     object_confidence: Fraction = 0.8
     """Detections below it are no argument candidates [Experimental setup]."""
     all_types: bool = True

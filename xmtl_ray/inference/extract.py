@@ -30,6 +30,7 @@ from xmtl_ray.events.records import (
     VisualEvent,
 )
 from xmtl_ray.inference.coreference import Similarity, pairs
+from xmtl_ray.models.heads import favour_events
 from xmtl_ray.models.inputs import Inputs, normalise
 from xmtl_ray.models.weights import LoadedModel
 
@@ -75,7 +76,8 @@ class Extractor:
         for some in _batches(sorted((s for s in sentences if s.words), key=lambda s: len(s.words)), self.spec.batch):
             inputs = Inputs(self.codec([sentence.words for sentence in some]), None).to(self.device)
             assert inputs.text is not None
-            _, best = self.model.crf(self.model(inputs)["td"], inputs.text.word_mask)
+            scores = favour_events(self.model(inputs)["td"], self.spec.trigger_bias)
+            _, best = self.model.crf(scores, inputs.text.word_mask)
             for sentence, path, length in zip(some, best.tolist(), inputs.text.word_mask.sum(1).tolist(), strict=True):
                 found[sentence.id] = [
                     TextEvent(event_type, span) for event_type, span in mentions([tags[i] for i in path[:length]])

@@ -52,6 +52,11 @@ class TriggerHead(nn.Module):
         return self.scores(z_BTD.gather(1, index))
 
 
+def favour_events(emissions_BWL: Tensor, bias: float) -> Tensor:
+    """Emissions with tag O (index 0) lowered by ``bias``: paths with more triggers become the best ones."""
+    return emissions_BWL - bias * nn.functional.one_hot(torch.tensor(0), emissions_BWL.shape[-1]).to(emissions_BWL)
+
+
 class PooledHead(nn.Module):
     """Argument extraction, verb and role classification: a linear layer on a mean of states (Eq. 7, 9, 11)."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from xmtl_ray.config.schema import TaskName
 from xmtl_ray.evaluation.prf import Prf
 from xmtl_ray.events.ontology import m2e2, mentions
+from xmtl_ray.models.heads import favour_events
 from xmtl_ray.models.xmtl import XMTL
 from xmtl_ray.multitask.batch import Batch, Collate
 from xmtl_ray.multitask.examples import Example
@@ -36,6 +37,8 @@ def evaluate(
     rank: int,
     world_size: int,
     reduce: Callable[[Tensor], Tensor],
+    verb_threshold: float = 0.5,
+    trigger_bias: float = 0.0,
 ) -> dict[str, float]:
     """F1 in percent per task, and ``dev/mean_f1`` over the tasks; the same on every rank.
 
@@ -50,7 +53,9 @@ def evaluate(
         counts = torch.zeros(3, dtype=torch.long)
         for start in range(0, len(items), batch * world_size):
             mine = items[start + rank * batch : start + (rank + 1) * batch]
-            score = task_counts(model, task, collate({task: mine or items[:1]}).to(device))
+            score = task_counts(
+                model, task, collate({task: mine or items[:1]}).to(device), verb_threshold, trigger_bias
+            )
             if mine:
                 counts += torch.tensor([score.correct, score.predicted, score.gold])
         correct, predicted, gold = reduce(counts).tolist()
@@ -60,17 +65,22 @@ def evaluate(
     return metrics
 
 
-def task_counts(model: XMTL, task: TaskName, batch: Batch) -> Prf:
-    """Correct, predicted and gold: trigger mentions (type and span), roles other than None, or types of images."""
+def task_counts(
+    model: XMTL, task: TaskName, batch: Batch, verb_threshold: float = 0.5, trigger_bias: float = 0.0
+) -> Prf:
+    """Correct, predicted and gold: trigger mentions (type and span), roles other than None, or types of images.
+
+    Thresholds are those that documents are extracted with, so that the checkpoint is chosen for them.
+    """
     scores = model(batch.inputs)[task]
     if task == "td":
         assert batch.td is not None and batch.inputs.text is not None
         mask = batch.inputs.text.word_mask
-        _, best = model.crf(scores, mask)
+        _, best = model.crf(favour_events(scores, trigger_bias), mask)
         return _mention_counts(best, batch.td, mask)
     if task == "vc":
         assert batch.vc is not None
-        predicted, gold = scores > 0, batch.vc > 0
+        predicted, gold = scores.sigmoid() > verb_threshold, batch.vc > 0
         return Prf(int((predicted & gold).sum()), int(predicted.sum()), int(gold.sum()))
     target = batch.ae if task == "ae" else batch.rc
     assert target is not None

@@ -93,7 +93,10 @@ def _check_same_run(config: Config) -> None:
     before = {path: value for path, value, _ in leaves(loads(saved))}
     after = {path: value for path, value, _ in leaves(config)}
     free = ("cluster.", "tracking.", "inference.", "data.test", "data.loader_workers", "data.image_cache_mib")
-    changed = [path for path in after if before.get(path) != after[path] and not path.startswith(free)]
+    bound = ("inference.verb_threshold", "inference.trigger_bias")  # dev scores of before and after are compared
+    changed = [
+        path for path in after if before.get(path) != after[path] and (path in bound or not path.startswith(free))
+    ]
     if changed:
         lines = "\n".join(f"  {path}: was {before.get(path)!r}, is {after[path]!r}" for path in changed)
         raise LaunchError(

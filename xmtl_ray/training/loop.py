@@ -120,6 +120,8 @@ def train(
                 context.rank,
                 context.world_size,
                 lambda counts: _sum(counts, context),
+                config.inference.verb_threshold,
+                config.inference.trigger_bias,
             )
             _note_best(position, position.dev[spec.select], spec.patience)
             if context.rank == 0:
