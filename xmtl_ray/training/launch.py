@@ -47,6 +47,7 @@ def launch(config: Config) -> dict[str, Any]:
 
     from xmtl_ray.training.worker import train_worker
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     workers, spec = config.cluster.workers, config.train
     if workers:
         _connect(config)

@@ -229,6 +229,7 @@ def _configure(context: WorkerContext, config: Config) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("xmtl_ray").setLevel(logging.INFO if context.rank == 0 else logging.WARNING)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it tells every report otherwise
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
 
 
