@@ -42,6 +42,8 @@ def launch(config: Config) -> dict[str, Any]:
     check(config)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if config.cluster.workers and not _address(config):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own choice for a new cluster, which it tells at length
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -114,6 +116,11 @@ def _cause(error: Exception) -> str:
     return str(error)
 
 
+def _address(config: Config) -> str | None:
+    """Of the cluster to join; None starts one."""
+    return config.cluster.address or os.environ.get("RAY_ADDRESS")
+
+
 def _connect(config: Config) -> None:
     """Join the cluster that the config or the environment names, or start one on this machine."""
     import ray
@@ -121,7 +128,7 @@ def _connect(config: Config) -> None:
     if ray.is_initialized():
         return
     environment = {name: os.environ[name] for name in ENVIRONMENT}
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    address = _address(config)
     needed = config.cluster.workers * config.cluster.cpus_per_worker
     local: dict[str, Any] = {} if address else {"num_cpus": max(os.cpu_count() or 1, int(needed))}
     ray.init(

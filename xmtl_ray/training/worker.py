@@ -34,8 +34,6 @@ from xmtl_ray.inference.extract import Extractor
 from xmtl_ray.models import encoders, weights
 from xmtl_ray.multitask import examples as task_examples
 from xmtl_ray.multitask.batch import Collate
-from xmtl_ray.report.page import NAME as REPORT
-from xmtl_ray.report.page import write_report
 from xmtl_ray.tracking.run import Run, environment_tags, installed_packages
 from xmtl_ray.training.context import Local, WorkerContext
 from xmtl_ray.training.loop import NonFiniteLoss, train
@@ -147,8 +145,10 @@ def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | No
     if tracked is not None:
         (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
         tracked.journal.status("FINISHED")
-        write_report(folder, test)
-        for name in ("model", "summary.json", "predictions.json", "scores.json", REPORT):
+        from xmtl_ray.report.page import write_report  # drawing is for rank 0 alone to load
+
+        page = write_report(folder, test)
+        for name in ("model", "summary.json", "predictions.json", "scores.json", page.name):
             if (folder / name).exists():
                 tracked.journal.artifact(name)
         tracked.close()
@@ -227,9 +227,9 @@ def _context(config: Config, folder: Path, publish: Callable[[], None]) -> Worke
 def _configure(context: WorkerContext, config: Config) -> None:
     """Logging to the worker's output (Ray shows it on the driver), and as many threads as CPUs were reserved."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
+    # Ray Train has set the root logger to INFO, and tells every report through one that no name of its own reaches.
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING, force=True)
     logging.getLogger("xmtl_ray").setLevel(logging.INFO if context.rank == 0 else logging.WARNING)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it tells every report otherwise
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
 
 
