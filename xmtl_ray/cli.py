@@ -145,10 +145,10 @@ def evaluate_m2e2(
     """Score a prediction file by the M2E2 benchmark's protocols."""
     with _user_errors():
         from xmtl_ray.data import m2e2
-        from xmtl_ray.evaluation.m2e2 import tables
+        from xmtl_ray.evaluation.m2e2 import REPORTED, tables
         from xmtl_ray.events import predictions as prediction_files
 
-        scores = tables(m2e2.read(gold), prediction_files.read(pred), protocol or ("table", "strict"))
+        scores = tables(m2e2.read(gold), prediction_files.read(pred), protocol or REPORTED)
         if as_json:
             typer.echo(json.dumps(scores, indent=1))
         else:

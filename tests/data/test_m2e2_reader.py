@@ -140,7 +140,7 @@ def test_bad_coreference_row(folder, line, message):
         (
             "image_only_event.json",
             {"D_1": {"event_type": DIE, "role": {"Victim": [["1", 5, 0, 5, 9]]}}},
-            r"record 'D_1': role.Victim.0: found \['1', 5, 0, 5, 9\], expected x0, y0, x1, y1 with x1 > x0",
+            r"record 'D_1': role.Victim.0: found \['1', 5, 0, 5, 9\], expected flag, x0, y0, x1, y1 with x1 > x0",
         ),
         (
             "image_only_event.json",

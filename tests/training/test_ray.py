@@ -188,12 +188,12 @@ def test_a_killed_driver_run_again_follows_the_unbroken_run(world, tmp_path):
 
 
 def test_a_uri_as_storage_holds_the_whole_run_and_resumes_it(world, tmp_path, cluster):
-    """One worker, everything behind a URI: stopped after two epochs, gone on with, refused under other settings."""
+    """Two workers, everything behind a URI: stopped after two epochs, gone on with, refused under other settings."""
     environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
     there = (tmp_path / "bucket").as_uri()
 
     def run(*settings: str) -> subprocess.CompletedProcess[str]:
-        line = [*command(world, there, "cluster.workers=1", "tracking.enabled=false", "train.patience=1"), *settings]
+        line = [*command(world, there, "cluster.workers=2", "tracking.enabled=false", "train.patience=1"), *settings]
         return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
 
     done = run()

@@ -43,7 +43,10 @@ _FlaggedBox = tuple[Literal["0", "1"], Number, Number, Number, Number]
 
 
 def _positive(box: _FlaggedBox) -> _FlaggedBox:
-    positive(box[1:])
+    try:
+        positive(box[1:])
+    except ValueError as error:
+        raise ValueError(f"flag, {error}") from None
     return box
 
 

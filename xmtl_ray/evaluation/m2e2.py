@@ -49,6 +49,10 @@ PROTOCOLS = {
 }
 
 
+REPORTED = ("table", "strict")
+"""Protocols that are told where none is asked for: the headline and the demanding one."""
+
+
 def score(
     documents: Iterable[Document], predictions: Predictions, protocol: str | Protocol = "table"
 ) -> dict[str, Prf]:
@@ -61,7 +65,7 @@ def score(
 
 
 def tables(
-    documents: Iterable[Document], predictions: Predictions, protocols: Sequence[str] = ("table", "strict")
+    documents: Iterable[Document], predictions: Predictions, protocols: Sequence[str] = REPORTED
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Protocol → metric → counts and percentages: what is stored, printed and shown. Raises ValueError."""
     documents = tuple(documents)

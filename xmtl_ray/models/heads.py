@@ -54,7 +54,9 @@ class TriggerHead(nn.Module):
 
 def favour_events(emissions_BWL: Tensor, bias: float) -> Tensor:
     """Emissions with tag O (index 0) lowered by ``bias``: paths with more triggers become the best ones."""
-    return emissions_BWL - bias * nn.functional.one_hot(torch.tensor(0), emissions_BWL.shape[-1]).to(emissions_BWL)
+    lowered = emissions_BWL.clone()
+    lowered[..., 0] -= bias
+    return lowered
 
 
 class PooledHead(nn.Module):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerFast
@@ -82,7 +81,7 @@ def load(folder: Path) -> LoadedModel:
     """Read what :func:`save` wrote, in evaluation mode. Raises ModelFolderError."""
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ModelFolderError(f"{folder}: no {CONFIG} and {WEIGHTS} in it, expected a model folder")
-    config = config_files.build(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    config = config_files.loads((folder / CONFIG).read_text(encoding="utf-8"))
     ontology, labels = m2e2(), json.loads((folder / LABELS).read_text(encoding="utf-8"))
     if tuple(labels["tags"]) != ontology.tags or tuple(labels["roles"]) != ontology.roles:
         raise ModelFolderError(

@@ -25,21 +25,25 @@ def is_local(storage_path: str) -> bool:
 
 
 @contextmanager
-def run_folder(storage_path: str, name: str) -> Iterator[tuple[Path, Callable[[], None]]]:
+def run_folder(storage_path: str, name: str, rank: int) -> Iterator[tuple[Path, Callable[[], None]]]:
     """A local folder for what a run writes, and what brings it to ``storage_path/name`` (as does the end).
 
     On this machine it is that folder itself, and there is nothing to bring. Behind a URI the journal and the MLflow
     run of an earlier start are fetched first, so that a resumed run goes on in them; Ray keeps the checkpoints there.
+    Rank 0 alone fetches and brings: another's copies would be old ones.
     """
     if is_local(storage_path):
         folder = Path(storage_path) / name
         folder.mkdir(parents=True, exist_ok=True)
         yield folder, lambda: None
         return
-    filesystem, root = reach(storage_path)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for file in (JOURNAL, STATE, CONFIG):
+        if rank != 0:
+            yield folder, lambda: None
+            return
+        filesystem, root = reach(storage_path)
+        for file in (JOURNAL, STATE):
             if (content := _read(filesystem, f"{root}/{name}/{file}")) is not None:
                 (folder / file).write_bytes(content)
 

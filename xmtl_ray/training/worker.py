@@ -102,7 +102,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         settings: a config as plain values.
     """
     config = Config.model_validate(settings)
-    with run_folder(config.storage_path, config.name) as (folder, publish):
+    rank = ray.train.get_context().get_world_rank() if config.cluster.workers else 0
+    with run_folder(config.storage_path, config.name, rank) as (folder, publish):
         context = _context(config, folder, publish)
         _configure(context, config)
         tracked = _track(config, folder) if context.rank == 0 else None
@@ -115,6 +116,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         except BaseException:
             _close(tracked, "FAILED")
             raise
+        if tracked is not None:
+            tracked.close()
         return summary
 
 
@@ -138,7 +141,7 @@ def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | No
     best.model.to(context.device)
     if context.rank == 0:
         weights.save(folder / "model", best)
-    if test:
+    if config.data.test is not None:
         summary["scores"] = _score_test(context, config, best, test, folder)
         for protocol, metrics in summary["scores"].items():
             track(position.step, {f"test/{protocol}/{name}_f1": values["F1"] for name, values in metrics.items()})
@@ -151,7 +154,6 @@ def _run(context: WorkerContext, config: Config, folder: Path, tracked: Run | No
         for name in ("model", "summary.json", "predictions.json", "scores.json", page.name):
             if (folder / name).exists():
                 tracked.journal.artifact(name)
-        tracked.close()
     return summary
 
 
