@@ -25,7 +25,7 @@ def test_every_command_parses(line):
     """Options exist and recipes with their settings make a config."""
     import typer
 
-    from xmtl_ray.cli import app
+    from xmtl_ray.cli.main import app
     from xmtl_ray.config.load import load
 
     verb, *arguments = line.split()[1:]

@@ -11,7 +11,7 @@ from PIL import Image as Picture
 from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
-from xmtl_ray.cli import app
+from xmtl_ray.cli.main import app
 from xmtl_ray.config.load import load
 from xmtl_ray.events.records import Document, Image, MultimediaEvent, Sentence, Span, TextEvent, VisualEvent
 from xmtl_ray.inference.coreference import TYPE_ONLY, Similarity, clip_similarity, pairs

@@ -1,21 +1,20 @@
-"""The verbs. Arguments are parsed first; torch, ray and mlflow are imported inside the verb that needs them."""
+"""``xmtl`` and the verbs from a world to a report; ``evaluate`` and ``data`` have files of their own."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from xmtl_ray.cli import data, evaluate
+from xmtl_ray.cli.console import console, print_scores, user_errors
 
 app = typer.Typer(
     name="xmtl",
@@ -25,9 +24,8 @@ app = typer.Typer(
     add_completion=True,
     rich_markup_mode="markdown",
 )
-evaluate_app = typer.Typer(help="Score predictions against gold.", no_args_is_help=True)
-app.add_typer(evaluate_app, name="evaluate")
-console = Console(highlight=False)
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(data.app, name="data")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
@@ -66,7 +64,7 @@ def config(
     """Print the resolved settings of a recipe."""
     from xmtl_ray.config.load import dump, leaves, load
 
-    with _user_errors():
+    with user_errors():
         resolved = load(recipe, overrides or [])
         if not explain:
             typer.echo(dump(resolved), nl=False)
@@ -88,7 +86,7 @@ def world(
     """Write the miniature news world: a seeded corpus in the layouts of ACE, imSitu + SWiG, VOA and M2E2."""
     from xmtl_ray.data.world import write_world
 
-    with _user_errors():
+    with user_errors():
         if out.exists() and any(out.iterdir()):
             raise ValueError(f"{out}: found files in it, expected a new or empty folder")
         counts = write_world(out, seed, size.value, _processes(size))
@@ -103,7 +101,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """
     from xmtl_ray.config.load import load
 
-    with _user_errors():
+    with user_errors():
         _train(load(recipe, overrides or []))
 
 
@@ -116,7 +114,7 @@ def extract(
     similarity: Annotated[str | None, typer.Option(help="CLIP folder or name; none: the same type corefers")] = None,
 ) -> None:
     """Extract events from documents with a trained model."""
-    with _user_errors():
+    with user_errors():
         from xmtl_ray.data import m2e2
         from xmtl_ray.events import predictions as prediction_files
         from xmtl_ray.inference.coreference import clip_similarity, how
@@ -135,26 +133,6 @@ def extract(
         )
 
 
-@evaluate_app.command("m2e2", epilog="Example: **xmtl evaluate m2e2 --gold DIR --pred predictions.json --json**")
-def evaluate_m2e2(
-    gold: Annotated[Path, typer.Option(help="Folder with M2E2's five files")],
-    pred: Annotated[Path, typer.Option(help="Prediction file (m2e2-pred-1)")],
-    protocol: Annotated[list[str] | None, typer.Option(help="table or strict; may be given again; none: both")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
-) -> None:
-    """Score a prediction file by the M2E2 benchmark's protocols."""
-    with _user_errors():
-        from xmtl_ray.data import m2e2
-        from xmtl_ray.evaluation.m2e2 import REPORTED, tables
-        from xmtl_ray.events import predictions as prediction_files
-
-        scores = tables(m2e2.read(gold), prediction_files.read(pred), protocol or REPORTED)
-        if as_json:
-            typer.echo(json.dumps(scores, indent=1))
-        else:
-            _print_scores(scores)
-
-
 @app.command(epilog="Example: **xmtl demo --out demo**")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the world and the runs")] = Path("demo"),
@@ -167,7 +145,7 @@ def demo(
     from xmtl_ray.config.load import load
     from xmtl_ray.data.world import VERSION, version_of, write_world
 
-    with _user_errors():
+    with user_errors():
         corpus = out / f"world-{size.value}"
         if (found := version_of(corpus)) not in {None, VERSION}:
             raise ValueError(f"{corpus}: found {found}, expected {VERSION}; delete that folder or give another --out")
@@ -184,7 +162,7 @@ def demo(
 @app.command(epilog="Example: **xmtl sync runs/xmtl**")
 def sync(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None:
     """Send MLflow what a run could not, because the tracking server was away."""
-    with _user_errors():
+    with user_errors():
         from xmtl_ray.tracking.run import sync as send
 
         typer.echo(f"{folder}: {send(folder)} lines sent")
@@ -193,7 +171,7 @@ def sync(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None
 @app.command(epilog="Example: **xmtl report runs/xmtl**")
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None:
     """Write a run's HTML page anew."""
-    with _user_errors():
+    with user_errors():
         from xmtl_ray.config.load import load
         from xmtl_ray.data import m2e2
         from xmtl_ray.report.page import write_report
@@ -218,7 +196,7 @@ def _train(settings: object) -> None:
     assert isinstance(settings, Config)
     summary = launch(settings)
     if summary["scores"]:
-        _print_scores(summary["scores"])
+        print_scores(summary["scores"])
     else:
         typer.echo("  ".join(f"{name} {value:.1f}" for name, value in summary["dev"].items()))
     folder = f"{settings.storage_path}/{settings.name}"
@@ -235,33 +213,5 @@ def _processes(size: Size) -> int:
     return 1 if size is Size.SMALL else os.cpu_count() or 1
 
 
-def _print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    for protocol, metrics in scores.items():
-        table = Table(title=f"M2E2, protocol {protocol}", title_justify="left")
-        table.add_column("")
-        for column in ("P", "R", "F1", "correct", "predicted", "gold"):
-            table.add_column(column, justify="right", style="bold" if column == "F1" else "")
-        for metric, values in metrics.items():
-            known = values["predicted"] or values["gold"]
-            table.add_row(
-                metric.replace("mm_", "multimedia_").replace("_", " "),
-                *(f"{values[column]:.1f}" if known else "–" for column in ("P", "R", "F1")),
-                *(f"{values[column]:g}" for column in ("correct", "predicted", "gold")),
-            )
-        console.print(table)
-
-
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-
-
-@contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    """What the user can mend is told in a sentence, with exit status 2; a bug keeps its traceback."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError, ConnectionError, ArithmeticError) as error:
-        if not type(error).__module__.startswith("xmtl_ray") and type(error) not in {ValueError, FileNotFoundError}:
-            raise
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
