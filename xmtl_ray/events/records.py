@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
 class DataError(ValueError):
@@ -69,7 +70,8 @@ class TextEvent:
 class Sentence:
     """One sentence with its gold, as far as its source has any.
 
-    ``multimedia`` tells that M2E2's text_multimedia file lists it (protocol ``table`` scores pairs among those).
+    ``multimedia`` tells that M2E2's text_multimedia file lists it (protocol ``table`` scores pairs among those), and
+    ``multimedia_events`` are the events as that file alone has them: of the 38 sentences in both files fewer.
     """
 
     id: str
@@ -77,6 +79,7 @@ class Sentence:
     entities: tuple[Entity, ...] = ()
     events: tuple[TextEvent, ...] = ()
     multimedia: bool = False
+    multimedia_events: tuple[TextEvent, ...] = ()
 
     @property
     def document(self) -> str:
@@ -165,6 +168,25 @@ class Document:
     sentences: tuple[Sentence, ...]
     images: tuple[Image, ...]
     multimedia_events: tuple[MultimediaEvent, ...] = ()
+
+
+class GenerativeArgument(NamedTuple):
+    """What fills ``role`` of a generative event, in the source's own words."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerativeEvent:
+    """An event as a language model writes it: strings instead of spans, types and roles of any schema.
+
+    ``arguments`` may be given as plain (role, text) pairs, to which they are equal.
+    """
+
+    event_type: str
+    trigger: str
+    arguments: tuple[GenerativeArgument | tuple[str, str], ...] = ()
 
 
 def document_id(mention: str) -> str:
