@@ -19,7 +19,8 @@ WRAPPED = [
 
 FIXED = [
     "", " ", "null", "true", "3", '"events"', "{}", "[]", "[[]]", "[null]", "{[", "]", "}", "{'events': []}",
-    "NaN", "[NaN]",    '{"events": null}', '{"events": {}}', '{"events": [null]}', '{"events": [[]]}', '{"events": [], "events": null}',
+    "NaN", "[NaN]", '{"events": null}',
+    '{"events": {}}', '{"events": [null]}', '{"events": [[]]}', '{"events": [], "events": null}',
     '{"events": [{"event_type": "\\ud800", "trigger": "x", "arguments": []}]}', '{"events": [' + "1" * 5000 + "]}",
     '{"event_type": 1, "trigger": "x", "arguments": []}', '{"event_type": "a", "trigger": null, "arguments": []}',
     '{"event_type": "a", "trigger": "x", "arguments": {}}', '{"event_type": "a", "trigger": "x"}',
