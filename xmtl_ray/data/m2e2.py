@@ -111,7 +111,9 @@ def _sentences(folder: Path) -> tuple[dict[str, Sentence], tuple[str, ...]]:
             row.check_spans(file, row.id)
             listed.update(dict.fromkeys(name.removesuffix(".jpg") for name in row.image))
             entities = tuple(Entity(mention.span, mention.type) for mention in row.entities)
-            new = Sentence(row.id, tuple(row.words), entities, tuple(_text_events(file, row)), multimedia)
+            events = tuple(_text_events(file, row))
+            listed_events = union(events) if multimedia else ()
+            new = Sentence(row.id, tuple(row.words), entities, events, multimedia, listed_events)
             old = sentences.get(row.id, replace(new, entities=(), events=()))
             if old.words != new.words:
                 raise DataError(file, row.id, "words", list(new.words), f"{list(old.words)}, as before")

@@ -10,10 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import numpy as np
-from scipy.optimize import linear_sum_assignment
-
-from xmtl_ray.evaluation.m2e2 import overlaps
+from xmtl_ray.evaluation.m2e2 import matching
 from xmtl_ray.events.records import Box, Span, TextEvent, VisualEvent
 
 Outcome = Literal["correct", "missed", "wrong"]
@@ -81,7 +78,7 @@ def regions(predicted: Sequence[VisualEvent], gold: Sequence[VisualEvent]) -> li
     items: list[Region] = []
     for event_type, role in dict.fromkeys((*there, *found)):
         true, guessed = there.get((event_type, role), []), found.get((event_type, role), [])
-        partner = _matching(guessed, true)
+        partner = {there: here for here, there in matching(guessed, true).items()}
         items += [
             Region(event_type, role, box, guessed[partner[index]] if index in partner else None)
             for index, box in enumerate(true)
@@ -97,12 +94,3 @@ def _boxes(events: Sequence[VisualEvent]) -> dict[tuple[str, str], list[Box]]:
         for argument in event.arguments:
             boxes.setdefault((event.type, argument.role), []).append(argument.box)
     return boxes
-
-
-def _matching(predicted: Sequence[Box], gold: Sequence[Box]) -> dict[int, int]:
-    """Index in gold → index in predicted, of a largest one-to-one matching."""
-    if not predicted or not gold:
-        return {}
-    enough = np.array([[overlaps(guess, true) for guess in predicted] for true in gold])
-    rows, columns = linear_sum_assignment(enough, maximize=True)
-    return {int(row): int(column) for row, column in zip(rows, columns, strict=True) if enough[row, column]}
