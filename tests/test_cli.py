@@ -13,7 +13,19 @@ from xmtl_ray.data import m2e2
 from xmtl_ray.events import predictions
 
 GROUPS = {"evaluate", "data"}
-VERBS = [*sorted(GROUPS), "recipes", "config", "world", "train", "extract", "evaluate m2e2", "demo", "sync", "report"]
+VERBS = [
+    *sorted(GROUPS),
+    "recipes",
+    "config",
+    "world",
+    "train",
+    "extract",
+    "evaluate m2e2",
+    "evaluate generative",
+    "demo",
+    "sync",
+    "report",
+]
 HEAVY = {"torch", "ray", "mlflow", "transformers", "deepspeed", "scipy"}
 METRICS = ["text_event", "text_argument", "image_event", "image_argument", "mm_event", "mm_argument"]
 
@@ -109,6 +121,7 @@ def test_a_typo_is_one_line_and_status_2(arguments, message):
         ["train", "xmtl_smoke", "data.root=/nowhere"],
         ["extract", "/nowhere/model", "/nowhere/documents"],
         ["evaluate", "m2e2", "--gold", "/nowhere", "--pred", "/nowhere/p.json"],
+        ["evaluate", "generative", "--gold", "/nowhere.jsonl", "--pred", "/nowhere/p.jsonl"],
         ["sync", "/nowhere/run"],
         ["report", "/nowhere/run"],
     ],

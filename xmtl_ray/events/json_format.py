@@ -50,13 +50,15 @@ class _Argument(TypedDict):
     text: _Text
 
 
-class _Event(TypedDict):
+class EventLayout(TypedDict):
+    """One event as JSON has it, in answers and in files of samples."""
+
     event_type: _Text
     trigger: _Text
     arguments: Annotated[list[_Argument], FailFast()]
 
 
-_EVENTS: TypeAdapter[list[_Event]] = TypeAdapter(Annotated[list[_Event], FailFast()])
+_EVENTS: TypeAdapter[list[EventLayout]] = TypeAdapter(Annotated[list[EventLayout], FailFast()])
 
 
 def dumps(events: Iterable[GenerativeEvent]) -> str:
@@ -70,6 +72,16 @@ def dumps(events: Iterable[GenerativeEvent]) -> str:
         for event in events
     ]
     return json.dumps({"events": written}, ensure_ascii=False)
+
+
+def as_events(rows: Iterable[EventLayout]) -> tuple[GenerativeEvent, ...]:
+    """Records of what is laid out as JSON has it."""
+    return tuple(
+        GenerativeEvent(
+            row["event_type"], row["trigger"], tuple(GenerativeArgument(a["role"], a["text"]) for a in row["arguments"])
+        )
+        for row in rows
+    )
 
 
 def parse(output: str) -> Parsed:
@@ -95,13 +107,7 @@ def parse(output: str) -> Parsed:
         return _MALFORMED
     if not rows and not whole:
         return _MALFORMED
-    events = tuple(
-        GenerativeEvent(
-            row["event_type"], row["trigger"], tuple(GenerativeArgument(a["role"], a["text"]) for a in row["arguments"])
-        )
-        for row in rows
-    )
-    return Parsed(events, "ok" if whole else "repaired")
+    return Parsed(as_events(rows), "ok" if whole else "repaired")
 
 
 _MALFORMED = Parsed((), "malformed")

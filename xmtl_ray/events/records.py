@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class DataError(ValueError):
@@ -187,6 +187,24 @@ class GenerativeEvent:
     event_type: str
     trigger: str
     arguments: tuple[GenerativeArgument | tuple[str, str], ...] = ()
+
+
+Modality = Literal["text", "image", "video", "audio"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerativeSample:
+    """What a language model is asked about, with the gold answer.
+
+    ``source`` is the text that it is given, empty where it sees or hears only; ``language`` a two-letter code, that of
+    the gold answer.
+    """
+
+    id: str
+    language: str
+    source: str
+    events: tuple[GenerativeEvent, ...]
+    modality: Modality | None = None
 
 
 def document_id(mention: str) -> str:

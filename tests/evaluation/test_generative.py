@@ -1,0 +1,147 @@
+"""The report on a model's answers, and the files that it is made from."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from xmtl_ray.cli.main import app
+from xmtl_ray.evaluation.generative import report
+from xmtl_ray.events.answers import read_answers, read_samples
+from xmtl_ray.events.json_format import dumps
+from xmtl_ray.events.records import DataError, GenerativeSample
+from xmtl_ray.events.records import GenerativeEvent as Event
+
+BUY = Event("buy", "bought", (("agent", "Labs"),))
+SELL = Event("sell", "sold", ())
+
+
+def sample(name, language="en", events=(BUY,), modality=None):
+    return GenerativeSample(name, language, "Labs bought it", events, modality)
+
+
+@pytest.mark.parametrize("case", ["gold", "format_noise", "incomplete", "wrong_type"])
+def test_the_expected_values(shared, case):
+    """Every value of expected.json: accuracies, counts, kinds of error and states, in its order."""
+    folder = shared / "data/vl2_scoring"
+    if not folder.is_dir():
+        pytest.skip("the invented answers and their expected values are not at hand")
+    samples = read_samples(folder / "samples.jsonl")
+    found = report(samples, read_answers(folder / f"{case}.jsonl", samples))
+    expected = json.loads((folder / "expected.json").read_text())[case]
+    assert {name: found[name] for name in expected} == expected
+    assert list(found["trigger"]) == list(expected["trigger"])
+
+
+def test_means_by_language_and_modality():
+    """en: 1 of 2 and 1 of 1 triggers, mean 75; ru: 0; overall 37.5; pooled 2 of 4. Arguments: 2 of 3 in all."""
+    samples = [
+        sample("a", events=(BUY, SELL), modality="text"),
+        sample("b", modality="video"),
+        sample("c", "ru", modality="video"),
+    ]
+    found = report(samples, {"a": dumps([BUY]), "b": f"Sure: {dumps([BUY, SELL])}", "c": "[]"})
+    assert found["trigger"]["overall_mean_of_languages"] == 37.5
+    assert [found["trigger"][name]["accuracy_mean_of_samples"] for name in ("en", "ru", "all")] == [75, 0, 50]
+    assert found["pooled"]["trigger"]["all"] == {
+        "correct": 2, "predicted": 3, "gold": 4, "P": 66.6667, "R": 50, "F1": 57.1429,
+    }  # fmt: skip
+    assert found["argument"]["all"]["accuracy_pooled"] == 66.6667
+    assert found["modalities"]["video"]["trigger"]["accuracy_mean_of_samples"] == 50
+    assert found["states"] == {"ok": 2, "repaired": 1, "malformed": 0}
+    assert found["errors"]["by_modality"] == {"text": {"incomplete": 1}, "video": {"incomplete": 1, "extra": 1}}
+
+
+def test_a_sample_without_an_answer_is_malformed():
+    """It lowers the accuracy as a wrong one does, and is counted apart."""
+    found = report([sample("a"), sample("b")], {"a": dumps([BUY])})
+    assert found["trigger"]["en"]["accuracy_mean_of_samples"] == 50
+    assert (found["states"]["malformed"], found["missing"], found["categories"]) == (1, 1, {"malformed_json": 1})
+
+
+def test_a_sample_counts_once_per_kind_and_examples_are_few():
+    """Three missing events of one sample are one; of five samples two examples are kept, long ones cut."""
+    samples = [sample(name, events=(BUY, BUY, SELL)) for name in "abcde"]
+    found = report(samples, dict.fromkeys("abcde", "x" * 1000), examples=2)
+    assert found["categories"] == {"malformed_json": 5}
+    assert [len(example["found"]) for example in found["errors"]["examples"]["malformed_json"]] == [160, 160]
+    assert report(samples, dict.fromkeys("abcde", "[]"))["categories"] == {"incomplete": 5}
+
+
+GOOD = {"id": "a", "language": "en", "source": "s", "events": []}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: column 2: found '{', expected JSON"),
+        ("[" * 9999, "line 2: nesting: found 'too deep'"),
+        ("[]", "line 2: whole record: found []"),
+        (json.dumps(GOOD | {"id": 1}), "line 2: id: found 1, expected Input should be a valid string"),
+        (json.dumps(GOOD | {"language": "English"}), "line 2: language: found 'English'"),
+        (json.dumps(GOOD | {"modality": "smell"}), "line 2: modality: found 'smell'"),
+        (json.dumps(GOOD | {"events": [{"trigger": "x"}]}), "line 2: events.0.event_type: found "),
+        (json.dumps(GOOD), "line 2: id: found 'a', expected an id that line 1 does not have"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    """File, line, field, found and expected."""
+    path = tmp_path / "samples.jsonl"
+    path.write_text(f"{json.dumps(GOOD)}\n{line}\n", encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read_samples(path)
+    assert str(error.value).startswith(f"{path}: record '{message[:6]}'{message[6:]}")
+
+
+def test_answers_to_unknown_samples_and_without_text_are_errors(tmp_path):
+    """A misspelt id would hide an answer; null is no string. Blank lines and line separators in strings do no harm."""
+    path = tmp_path / "answers.jsonl"
+    path.write_text('\n{"id": "a", "output": "one\u2028line"}\n', encoding="utf-8")
+    assert read_answers(path, [sample("a")]) == {"a": "one\u2028line"}
+    with pytest.raises(DataError, match="'line 2': id: found 'a', expected the id of one of the 1 samples"):
+        read_answers(path, [sample("b")])
+    path.write_text('{"id": "a", "output": null}')
+    with pytest.raises(DataError, match="'line 1': output: found None"):
+        read_answers(path, [sample("a")])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two samples with one answer, which tries to steer the terminal."""
+    rows = [
+        {"id": name, "language": "en", "source": "Labs bought it", "modality": "text",
+         "events": json.loads(dumps([BUY]))["events"]}
+        for name in ("a", "b")
+    ]  # fmt: skip
+    (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "pred.jsonl").write_text(json.dumps({"id": "a", "output": "[red]\x1b[31mno"}))
+    return ["evaluate", "generative", "--gold", str(tmp_path / "gold.jsonl"), "--pred", str(tmp_path / "pred.jsonl")]
+
+
+def test_the_command_prints_one_object(files):
+    """--json is what `report` returns."""
+    done = CliRunner().invoke(app, [*files, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert {"trigger", "argument", "categories", "states"} < set(found)
+    assert found["samples"] == 2 and found["missing"] == 1
+
+
+def test_the_command_prints_tables(files):
+    """Accuracies, states and examples; what the model wrote is shown as text, never obeyed."""
+    done = CliRunner().invoke(app, files)
+    assert done.exit_code == 0, done.output
+    assert "2 samples: 0 ok, 0 repaired, 2 malformed (of them without an answer: 1)" in done.stdout
+    assert "malformed_json a: [red] [31mno" in done.stdout and "\x1b" not in done.stdout
+    assert "malformed_json b: no answer" in done.stdout
+
+
+def test_it_loads_nothing_heavy():
+    """Neither torch nor lingua, scipy or numpy, until something asks for a language."""
+    code = (
+        "import sys, xmtl_ray.evaluation.generative; print([*{'torch', 'ray', 'lingua', 'numpy'} & set(sys.modules)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
