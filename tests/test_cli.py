@@ -1,6 +1,7 @@
 """The command line: quick to answer, plain about mistakes, and the scorer's numbers."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from xmtl_ray.cli.main import app
 from xmtl_ray.data import m2e2
+from xmtl_ray.evaluation.protocols import SIDE_BY_SIDE
 from xmtl_ray.events import predictions
 
 GROUPS = {"evaluate", "data"}
@@ -21,7 +23,9 @@ VERBS = [
     "train",
     "extract",
     "evaluate m2e2",
+    "evaluate baseline",
     "evaluate generative",
+    "data map",
     "demo",
     "sync",
     "report",
@@ -122,6 +126,8 @@ def test_a_typo_is_one_line_and_status_2(arguments, message):
         ["extract", "/nowhere/model", "/nowhere/documents"],
         ["evaluate", "m2e2", "--gold", "/nowhere", "--pred", "/nowhere/p.json"],
         ["evaluate", "generative", "--gold", "/nowhere.jsonl", "--pred", "/nowhere/p.jsonl"],
+        ["data", "map", "--against", "/nowhere.tsv"],
+        ["data", "map", "--counts", "/nowhere.json"],
         ["sync", "/nowhere/run"],
         ["report", "/nowhere/run"],
     ],
@@ -193,14 +199,14 @@ def gold_file(world, tmp_path):
 
 
 def test_gold_scores_100(world, gold_file):
-    """--json prints one object: two protocols, six metrics, F1 100 each, as many predicted as gold."""
+    """--json prints one object: seven protocols, six metrics; F1 100 where each gold item counts once."""
     done = xmtl("evaluate", "m2e2", "--gold", world / "m2e2", "--pred", gold_file, "--json")
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)
-    assert list(scores) == ["table", "strict"]
-    for values in scores.values():
+    assert list(scores) == list(SIDE_BY_SIDE)
+    for protocol, values in scores.items():
         assert list(values) == METRICS
-        for counts in values.values():
+        for counts in values.values() if protocol in {"table", "strict", "event_sentences"} else ():
             assert counts["correct"] == counts["predicted"] == counts["gold"] > 0
             assert counts["F1"] == counts["P"] == counts["R"] == 100
 
@@ -209,10 +215,39 @@ def test_the_table_shows_the_same_numbers(world, gold_file):
     """Without --json a table for people: a row per metric; of one protocol where one is asked for."""
     done = invoke("evaluate", "m2e2", "--gold", world / "m2e2", "--pred", gold_file, "--protocol", "strict")
     assert done.exit_code == 0
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "100" in line]
+    cells = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines() if "100" in line]
     names = [name.replace("mm_", "multimedia_").replace("_", " ") for name in METRICS]
     assert [row[:4] for row in cells] == [[name, "100.0", "100.0", "100.0"] for name in names]
     assert "table" not in done.stdout
+
+
+def test_malformed_predictions(world, gold_file, tmp_path):
+    """Refused with the place and what to do; with --lenient scored, and each problem told."""
+    body = json.loads(gold_file.read_text(encoding="utf-8"))
+    body["text"]["NOWHERE_0"] = [{"type": "Life:Die", "trigger": [0, 1]}]
+    name = next(iter(body["image"]))
+    body["image"][name][0]["arguments"] = [{"role": "Place", "box": [0, 0, float("nan"), 5]}]
+    gold_file.write_text(json.dumps(body), encoding="utf-8")
+    arguments = ("evaluate", "m2e2", "--gold", world / "m2e2", "--pred", gold_file)
+    done = invoke(*arguments)
+    assert done.exit_code == 2 and f"'image': {name}.0.arguments.0.box.2: found nan" in done.stderr
+    done = invoke(*arguments, "--lenient", "--html", tmp_path / "page.html", "--markdown", tmp_path / "page.md")
+    assert done.exit_code == 0 and done.stderr.count("counted as wrong: ") == 2
+    assert "2 problems in the file" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8").startswith("## gold: M2E2, protocol `table`")
+
+
+def test_a_baseline_is_scored_like_any_system(world, tmp_path):
+    """Its file is written, and the paired test against it is told; an unknown name is an error."""
+    out = tmp_path / "same.json"
+    assert invoke("evaluate", "baseline", "gold-same-type", "--gold", world / "m2e2", "--out", out).exit_code == 0
+    arguments = ("evaluate", "m2e2", "--gold", world / "m2e2", "--pred", out, "--against", out, "--protocol", "table")
+    done = invoke(*arguments, "--json", "--intervals")
+    row = json.loads(done.stdout)["table"]["mm_event"]
+    assert row["difference"] == {"F1": 0.0, "p": 1.0} and row["interval"][0] <= row["F1"] <= row["interval"][1]
+    assert "same" in invoke(*arguments).stdout
+    done = invoke("evaluate", "baseline", "gold", "--gold", world / "m2e2", "--out", out)
+    assert done.exit_code == 2 and "found 'gold', expected one of empty, gold-same-type" in done.stderr
 
 
 def test_an_unknown_protocol_is_an_error(world, gold_file):

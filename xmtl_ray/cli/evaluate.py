@@ -7,35 +7,148 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from xmtl_ray.cli.console import console, print_scores, user_errors
+from xmtl_ray.cli.console import console, user_errors
 
 if TYPE_CHECKING:
     from xmtl_ray.evaluation.generative import Report
+    from xmtl_ray.evaluation.summary import Summary
+    from xmtl_ray.events.predictions import Predictions
+    from xmtl_ray.events.records import DataError
 
 app = typer.Typer(help="Score predictions against gold.", no_args_is_help=True)
 
 
-@app.command("m2e2", epilog="Example: **xmtl evaluate m2e2 --gold DIR --pred predictions.json --json**")
+@app.command("m2e2", epilog="Example: **xmtl evaluate m2e2 --gold DIR --pred predictions.json --html scores.html**")
 def evaluate_m2e2(
     gold: Annotated[Path, typer.Option(help="Folder with M2E2's five files")],
     pred: Annotated[Path, typer.Option(help="Prediction file (m2e2-pred-1)")],
-    protocol: Annotated[list[str] | None, typer.Option(help="table or strict; may be given again; none: both")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="E.g. table or strict; may be given again; none: all, side by side")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another system's prediction file: a paired test of the difference")
+    ] = None,
+    intervals: Annotated[
+        bool | None,
+        typer.Option(
+            help="Bootstrap intervals over documents; by default in tables and not in JSON", show_default=False
+        ),
+    ] = None,
+    lenient: Annotated[
+        bool, typer.Option("--lenient", help="Count what is malformed or unknown as wrong and list it; else refuse it")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: protocol, metric, counts")] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the errors shown in place")] = None,
+    images: Annotated[Path | None, typer.Option(help="Image files for the page; none: DIR/image")] = None,
 ) -> None:
-    """Score a prediction file by the M2E2 benchmark's protocols."""
+    """Score a prediction file by the M2E2 benchmark's protocols, side by side.
+
+    Inflation is what a protocol's F1 has over that of strict.
+    """
     with user_errors():
         from xmtl_ray.data import m2e2
-        from xmtl_ray.evaluation.m2e2 import REPORTED, tables
+        from xmtl_ray.evaluation.protocols import SIDE_BY_SIDE
+        from xmtl_ray.evaluation.summary import summarise
+        from xmtl_ray.events.predictions import check, read
+
+        documents = m2e2.read(gold, images)
+        problems: list[DataError] = []
+
+        def predictions_of(path: Path) -> Predictions:
+            found = read(path, problems.append if lenient else None)
+            unknown = check(path, found, documents)
+            if unknown and not lenient:
+                more = f"\n({len(unknown) - 1} more; --lenient counts them as wrong)" if unknown[1:] else ""
+                raise ValueError(f"{unknown[0]}{more}")
+            problems.extend(unknown)
+            return found
+
+        predictions = predictions_of(pred)
+        own_problems = tuple(problems)
+        other = None if against is None else predictions_of(against)
+        shown = intervals if intervals is not None else not as_json
+        summary = summarise(documents, predictions, protocol or SIDE_BY_SIDE, shown, other)
+        name, rival = pred.stem, None if against is None else against.stem
+        if markdown is not None or html is not None:
+            from xmtl_ray.report import score_page
+
+            if markdown is not None:
+                markdown.write_text(score_page.markdown(name, summary, rival), encoding="utf-8")
+            if html is not None:
+                score_page.write_page(html, name, documents, predictions, summary, own_problems, rival)
+        for problem in problems[:20]:
+            typer.secho(f"counted as wrong: {problem}", err=True, fg=typer.colors.YELLOW)
+        if problems[20:]:
+            typer.secho(f"and {len(problems) - 20} more", err=True, fg=typer.colors.YELLOW)
+        if as_json:
+            body = {name: {row.metric: row.as_dict() for row in rows} for name, rows in summary.items()}
+            typer.echo(json.dumps(body, indent=1))
+        else:
+            _print_summary(summary, rival, detailed=protocol)
+
+
+@app.command("baseline", epilog="Example: **xmtl evaluate baseline gold-same-type --gold DIR --out baseline.json**")
+def evaluate_baseline(
+    name: Annotated[str, typer.Argument(help="empty, gold-same-type, gold-all-pairs or gold-majority")],
+    gold: Annotated[Path, typer.Option(help="Folder with M2E2's five files")],
+    out: Annotated[Path, typer.Option(help="Prediction file to write")],
+) -> None:
+    """Write the predictions of a baseline without a model, to be scored like any system's."""
+    with user_errors():
+        from xmtl_ray.data import m2e2
+        from xmtl_ray.evaluation.baselines import BASELINES
         from xmtl_ray.events import predictions as prediction_files
 
-        scores = tables(m2e2.read(gold), prediction_files.read(pred), protocol or REPORTED)
-        if as_json:
-            typer.echo(json.dumps(scores, indent=1))
-        else:
-            print_scores(scores)
+        if name not in BASELINES:
+            raise ValueError(f"baseline: found {name!r}, expected one of {', '.join(BASELINES)}")
+        prediction_files.write(out, BASELINES[name](m2e2.read(gold)), baseline=name)
+        typer.echo(str(out))
+
+
+def _print_summary(summary: Summary, rival: str | None, detailed: list[str] | None) -> None:
+    """Details of the asked protocols, or of table and strict and then all side by side."""
+    from xmtl_ray.evaluation.m2e2 import REPORTED
+    from xmtl_ray.evaluation.summary import BASIS
+
+    for protocol in detailed or REPORTED:
+        table = _plain_table(f"M2E2, protocol {protocol}")
+        columns = ["P", "R", "F1", "95 %", "correct/\npred./gold"]
+        columns += ["infla-\ntion"] if protocol != BASIS else []
+        columns += [f"against\n{rival}", "p"] if rival else []
+        for column in columns:
+            table.add_column(column, justify="right", no_wrap=True, style="bold" if column == "F1" else "")
+        for row in summary[protocol]:
+            counts = row.counts
+            known = counts.predicted or counts.gold
+            percent = [f"{x:.1f}" if known else "–" for x in (counts.precision, counts.recall, counts.f1)]
+            ends = "" if row.interval is None or not known else f"{row.interval[0]:.1f}–{row.interval[1]:.1f}"
+            cells = [row.label, *percent, ends, f"{counts.correct}/{counts.predicted}/{counts.gold}"]
+            cells += [f"{row.inflation:+.1f}"] if protocol != BASIS else []
+            cells += [f"{row.difference.f1:+.1f}", f"{row.difference.p:.3f}"] if row.difference else []
+            table.add_row(*cells)
+        console.print(table)
+    if detailed:
+        return
+    table = _plain_table("F1 under each protocol, and what it has over strict's")
+    for protocol in summary:
+        # Broken where a name has parts, so that seven protocols fit a narrow terminal.
+        table.add_column(protocol.replace("_", "_\n").replace("-", "-\n"), justify="right", no_wrap=True)
+    for rows in zip(*summary.values(), strict=True):
+        own = [f"{row.counts.f1:.1f}" + (f"\n{row.inflation:+.1f}" if round(row.inflation, 1) else "") for row in rows]
+        table.add_row(rows[0].label, *own)
+    console.print(table)
+
+
+def _plain_table(title: str) -> Table:
+    """Without lines between columns; the first, of labels, is never broken."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("", no_wrap=True)
+    return table
 
 
 @app.command("generative", epilog="Example: **xmtl evaluate generative --gold samples.jsonl --pred answers.jsonl**")

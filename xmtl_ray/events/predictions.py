@@ -9,13 +9,15 @@ unknown inside an event is an error, since it would be a misspelt field. The sur
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StrictInt, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from xmtl_ray.events.mending import MALFORMED, NOWHERE, PairItem, TextEventItem, VisualEventItem, mended
+from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.records import (
     Box,
     DataError,
@@ -26,8 +28,9 @@ from xmtl_ray.events.records import (
     TextEvent,
     VisualArgument,
     VisualEvent,
+    document_id,
 )
-from xmtl_ray.events.strict_json import PositiveCorners, read_json
+from xmtl_ray.events.strict_json import parse_json, validated
 
 FORMAT = "m2e2-pred-1"
 
@@ -41,64 +44,30 @@ class Predictions:
     multimedia: tuple[MultimediaEvent, ...]
 
 
-def _increasing(span: tuple[int, int]) -> tuple[int, int]:
-    if not 0 <= span[0] < span[1]:
-        raise ValueError("[start, end] with 0 <= start < end")
-    return span
-
-
-_Words = Annotated[tuple[StrictInt, StrictInt], AfterValidator(_increasing)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _TextArgument(_Strict):
-    role: str
-    span: _Words
-
-
-class _TextEvent(_Strict):
-    type: str
-    trigger: _Words
-    arguments: list[_TextArgument] = []
-
-
-class _VisualArgument(_Strict):
-    role: str
-    box: PositiveCorners
-
-
-class _VisualEvent(_Strict):
-    type: str
-    arguments: list[_VisualArgument] = []
-
-
-class _Pair(_Strict):
-    sentence: str
-    image: str
-    type: str
-
-
 class _File(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: Literal["m2e2-pred-1"]
-    text: dict[str, list[_TextEvent]] = {}
-    image: dict[str, list[_VisualEvent]] = {}
-    coref: list[_Pair] = []
+    text: dict[str, list[TextEventItem]] = {}
+    image: dict[str, list[VisualEventItem]] = {}
+    coref: list[PairItem] = []
 
 
 _LAYOUT = TypeAdapter(_File)
 
 
-def read(path: Path) -> Predictions:
-    """Read an ``m2e2-pred-1`` file. Types, roles and ids are not checked: a wrong one is a wrong prediction.
+def read(path: Path, on_error: Callable[[DataError], None] | None = None) -> Predictions:
+    """Read an ``m2e2-pred-1`` file. Whether ids, types and roles exist is for ``check``.
 
-    Duplicates stay, for the scorer to judge. Raises DataError, also if one image has both spellings of its id.
+    Equal events stay, for the scorer to judge. Anything malformed, a repeated key, and both spellings of one image's id
+    are a DataError. With ``on_error`` a malformed event, argument or pair is told there instead and becomes one that
+    matches nothing (``events.mending``), so that it counts as predicted and wrong; what is no JSON of the format raises
+    all the same.
     """
-    raw = read_json(path, _LAYOUT)
+    value = parse_json(path, on_error)
+    if on_error is not None:
+        value = mended(path, value, on_error)
+    raw = validated(path, (), value, _LAYOUT)
     image: dict[str, tuple[VisualEvent, ...]] = {}
     for name, shown in raw.image.items():
         image_id = name.removesuffix(".jpg")
@@ -121,6 +90,54 @@ def read(path: Path) -> Predictions:
     }
     pairs = tuple(MultimediaEvent(pair.sentence, pair.image.removesuffix(".jpg"), pair.type) for pair in raw.coref)
     return Predictions(text, image, pairs)
+
+
+def check(path: Path, predictions: Predictions, documents: Iterable[Document]) -> list[DataError]:
+    """What the predictions name and the gold's documents do not have: ids, words, event types, roles.
+
+    ``path`` is named in the errors. What ``events.mending`` put in place of malformed items is not told again.
+    """
+    documents = tuple(documents)
+    words = {sentence.id: len(sentence.words) for document in documents for sentence in document.sentences}
+    images = {image.id for document in documents for image in document.images}
+    found: list[DataError] = []
+
+    def expect(condition: bool, record: str, field: str, value: object, expected: str) -> None:
+        if not condition:
+            found.append(DataError(path, record, field, value, expected))
+
+    def labels(record: str, place: str, event_type: str, roles: Iterable[str]) -> None:
+        if event_type == MALFORMED:
+            return
+        known = m2e2().roles_of.get(event_type)
+        expect(known is not None, record, f"{place}.type", event_type, f"one of {m2e2().types}")
+        for number, role in enumerate(roles if known is not None else ()):
+            expect(role in {*(known or ()), MALFORMED}, record, f"{place}.arguments.{number}.role", role,
+                   f"one of {event_type}'s {known}")  # fmt: skip
+
+    for name, told in predictions.text.items():
+        expect(name in words, "text", "sentence", name, "a sentence of the gold")
+        for number, event in enumerate(told):
+            labels(f"text.{name}", str(number), event.type, (argument.role for argument in event.arguments))
+            spans = {f"{number}.trigger": event.trigger}
+            spans |= {f"{number}.arguments.{i}.span": argument.span for i, argument in enumerate(event.arguments)}
+            for field, span in spans.items():
+                inside = span.end <= words.get(name, span.end) or span == Span(*NOWHERE)
+                expect(inside, f"text.{name}", field, [span.start, span.end], f"at most {words.get(name)} words")
+    for name, shown in predictions.image.items():
+        expect(name in images, "image", "image", name, "an image of the gold")
+        for number, seen in enumerate(shown):
+            labels(f"image.{name}", str(number), seen.type, (argument.role for argument in seen.arguments))
+    for number, pair in enumerate(predictions.multimedia):
+        if pair.type == MALFORMED:
+            continue
+        record = f"coref.{number}"
+        labels(record, "pair", pair.type, ())
+        expect(pair.sentence in words, record, "sentence", pair.sentence, "a sentence of the gold")
+        expect(pair.image in images, record, "image", pair.image, "an image of the gold")
+        document = document_id(pair.sentence)
+        expect(document_id(pair.image) == document, record, "image", pair.image, f"an image of document {document!r}")
+    return found
 
 
 def write(path: Path, predictions: Predictions, **notes: object) -> None:

@@ -9,23 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from xmtl_ray.config.load import leaves
 from xmtl_ray.config.schema import IMAGE_TASKS, TEXT_TASKS, Config, TaskName
 from xmtl_ray.evaluation.m2e2 import METRICS, score
-from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.predictions import Predictions
 from xmtl_ray.events.records import Document
 from xmtl_ray.report import figures, run_folder
 from xmtl_ray.report.by_type import scores_by_type
 from xmtl_ray.report.gallery import cards
-from xmtl_ray.report.pictures import SIGNS, short_type
 from xmtl_ray.report.run_folder import Counts, Journal, RunFolder, Series
+from xmtl_ray.report.templates import render
 
 NAME = "report.html"
 
@@ -79,10 +76,8 @@ def write_report(folder: Path, documents: Sequence[Document] | None) -> Path:
     """
     run = run_folder.read(folder)
     both = (documents, run.predictions) if documents and run.predictions is not None else None
-    ontology = m2e2()
-    template = _environment().from_string(_text("page.html"))
-    page = template.render(
-        style=Markup(_text("page.css")),  # noqa: S704 (ours)
+    page = render(
+        "page.html",
         name=run.config.name,
         status=run.journal.status,
         facts=facts(run),
@@ -92,14 +87,12 @@ def write_report(folder: Path, documents: Sequence[Document] | None) -> Path:
         curves=curves(run.config, run.journal),
         select=run.config.train.select,
         types=None if both is None else scores_by_type(*both),
-        type_order={event_type: index for index, event_type in enumerate(ontology.types)},
         other_documents=both is not None and _scored_others(run, *both),
         cards=[] if both is None else cards(*both),
         documents=len(documents or ()),
         settings=list(leaves(run.config)),
         fingerprints=_tags(run.journal, "sha256."),
         versions=_tags(run.journal, "version.") | _other_tags(run.journal),
-        signs=SIGNS,
     )
     path = folder / NAME
     path.write_text(page, encoding="utf-8")
@@ -216,13 +209,3 @@ def _tags(journal: Journal, prefix: str) -> dict[str, str]:
 
 def _other_tags(journal: Journal) -> dict[str, str]:
     return {name: value for name, value in journal.tags.items() if not name.startswith(("sha256.", "version."))}
-
-
-def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["short_type"] = short_type
-    return environment
-
-
-def _text(name: str) -> str:
-    return (files("xmtl_ray.report") / name).read_text(encoding="utf-8")
