@@ -1,13 +1,14 @@
 """Event types, roles and tags: what the labels are and which go together.
 
 Labels are read from ``ontology.yaml``; the (imSitu verb, role) → (type, role) map from ``imsitu_to_m2e2.tsv``, which
-is this project's own, written from the verbs' meaning. ACE's types and roles keep their names: what the ontology
-does not list is dropped, no table is needed.
+is this project's own, written from the verbs' meaning. The ACE 2005 → M2E2 map is the ontology itself, under its
+``version``: a type or role of ACE that it lists keeps its name, any other (time, price, crime) is dropped.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -68,22 +69,29 @@ class VerbMap:
 
     type_of: dict[str, str]
     role_of: dict[tuple[str, str], str]
+    version: str = ""
+    """What the file's comments call it; empty where they do not."""
+
+
+COLUMNS = ("imsitu_verb", "imsitu_role", "m2e2_event", "m2e2_role")
+"""Of a verb map's file."""
 
 
 def verb_map(path: Path | None = None) -> VerbMap:
     """Our (imSitu verb, role) map, or the user's file in the same layout.
 
-    Tab-separated with a header line; columns ``imsitu_verb imsitu_role m2e2_event m2e2_role``, further columns and
-    lines starting with ``#`` are ignored. Raises DataError for an unknown type or role, or a verb with two types.
+    Tab-separated with a header line; columns ``imsitu_verb imsitu_role m2e2_event m2e2_role``. Further columns are
+    ignored, and lines starting with ``#`` but for ``version NAME:`` in one. Raises DataError for an unknown type or
+    role, or a verb with two types.
     """
     source = files("xmtl_ray.events") / "imsitu_to_m2e2.tsv" if path is None else path
-    lines = [line for line in source.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    text = source.read_text(encoding="utf-8")
+    version = re.search(r"^#.*\bversion (\S+):", text, re.MULTILINE)
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     ontology, type_of, role_of = m2e2(), dict[str, str](), dict[tuple[str, str], str]()
     for number, row in enumerate(csv.DictReader(lines, delimiter="\t"), start=2):
         try:
-            verb, verb_role, event_type, role = (
-                row[name] for name in ("imsitu_verb", "imsitu_role", "m2e2_event", "m2e2_role")
-            )
+            verb, verb_role, event_type, role = (row[name] for name in COLUMNS)
         except KeyError as error:
             raise DataError(str(source), f"line {number}", str(error), sorted(row), "that column") from None
         if event_type not in ontology.roles_of:
@@ -93,7 +101,7 @@ def verb_map(path: Path | None = None) -> VerbMap:
         if type_of.setdefault(verb, event_type) != event_type:
             raise DataError(str(source), f"line {number}", "m2e2_event", event_type, f"{type_of[verb]}, as for {verb}")
         role_of[verb, verb_role] = role
-    return VerbMap(type_of, role_of)
+    return VerbMap(type_of, role_of, version[1] if version else "")
 
 
 def mentions(tags: Sequence[str]) -> list[tuple[str, Span]]:
