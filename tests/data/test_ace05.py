@@ -10,14 +10,14 @@ from xmtl_ray.events.records import DataError, Entity, Span, TextArgument, TextE
 
 
 def mention(start, end, kind="PER:Group", head=None):
-    body = {"entity-type": kind, "start": start, "end": end, "text": "not read"}
-    return body if head is None else {**body, "head": {"start": head[0], "end": head[1], "text": "not read"}}
+    body = {"entity-type": kind, "start": start, "end": end}
+    return body if head is None else {**body, "head": {"start": head[0], "end": head[1]}}
 
 
 def event(kind, trigger, *arguments):
     return {
         "event_type": kind,
-        "trigger": {"start": trigger[0], "end": trigger[1], "text": "not read"},
+        "trigger": {"start": trigger[0], "end": trigger[1]},
         "arguments": [{"role": role, "start": start, "end": end} for role, start, end in arguments],
     }
 

@@ -112,7 +112,7 @@ def test_image_names_stay_inside_the_folder(folder, name):
     """A name that leads out of the images' folder is an error, however it is written."""
     for file in ("train", "boxes"):
         change(folder, file, lambda body: body.update({name: body.pop("holding_1.jpg")}))
-    with pytest.raises(DataError, match=r"image name: found .* expected a file inside"):
+    with pytest.raises(DataError, match=r"image name: found .* expected a relative path"):
         read(folder)
 
 

@@ -1,139 +1,101 @@
-"""ACE 2005 in the JMEE layout: a JSON list of sentences with entity and event mentions.
+"""ACE 2005 as sentences, from any of the layouts of ``ace_layouts``.
 
-The models of the layout are public because M2E2's text files have it too. Only what the benchmark's ontology knows is
-kept: other event types, and roles such as time, price and crime, are dropped and counted in one log line. The
-surprising fact: ACE's arguments name an entity's full extent where M2E2 annotates its head, so an argument takes the
-span that was chosen for the entity of the same extent.
+Only what the benchmark's ontology knows is kept: other event types, and roles such as time, price and crime, are
+dropped and counted in one log line. The surprising fact: ACE's arguments name an entity's full extent where M2E2
+annotates its head, so an argument takes the span that was chosen for the entity of the same extent.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter
+from pydantic import TypeAdapter
 
+from xmtl_ray.data.ace_layouts import LAYOUTS, Layout, Told, layout_of
 from xmtl_ray.events.ontology import m2e2
-from xmtl_ray.events.records import DataError, Entity, Sentence, Span, TextArgument, TextEvent
-from xmtl_ray.events.strict_json import read_json
+from xmtl_ray.events.records import Entity, Sentence, Span, TextArgument, TextEvent
+from xmtl_ray.events.strict_json import Report, stream_list
 
 log = logging.getLogger(__name__)
 
 
-class Extent(BaseModel):
-    """Words ``start`` up to, not including, ``end``; the ``text`` beside them is not read."""
-
-    model_config = ConfigDict(frozen=True)
-
-    start: StrictInt
-    end: StrictInt
-
-    @property
-    def span(self) -> Span:
-        """The same as a record."""
-        return Span(self.start, self.end)
+def read(
+    path: Path, extent: Literal["head", "full"] = "head", layout: Layout | None = None, on_error: Report | None = None
+) -> tuple[Sentence, ...]:
+    """All sentences of one file; see ``stream``."""
+    return tuple(stream(path, extent, layout, on_error))
 
 
-class EntityMention(Extent):
-    """An entity's full extent, and its head where the file has one (times and values have none)."""
-
-    type: str = Field(alias="entity-type")
-    head: Extent | None = None
-
-
-class ArgumentMention(Extent):
-    """What fills a role, by the full extent of its entity."""
-
-    role: str
-
-
-class EventMention(BaseModel):
-    """A trigger with its event type and arguments."""
-
-    model_config = ConfigDict(frozen=True)
-
-    event_type: str
-    trigger: Extent
-    arguments: list[ArgumentMention]
-
-
-class JmeeSentence(BaseModel):
-    """One sentence of the layout; fields that nobody needs (tags, lemmas, parses) are ignored."""
-
-    model_config = ConfigDict(frozen=True)
-
-    words: Annotated[list[str], Field(min_length=1)]
-    entities: list[EntityMention] = Field(alias="golden-entity-mentions")
-    events: list[EventMention] = Field(alias="golden-event-mentions")
-
-    def check_spans(self, file: Path, record: object) -> None:
-        """Every span lies within the words: ``0 <= start < end <= len(words)``. Raises DataError."""
-        for field, extent in self._extents():
-            if not 0 <= extent.start < extent.end <= len(self.words):
-                expected = f"0 <= start < end <= {len(self.words)}, the number of words"
-                raise DataError(file, record, field, [extent.start, extent.end], expected)
-
-    def _extents(self) -> Iterable[tuple[str, Extent]]:
-        for number, entity in enumerate(self.entities):
-            yield f"golden-entity-mentions.{number}", entity
-            if entity.head is not None:
-                yield f"golden-entity-mentions.{number}.head", entity.head
-        for number, event in enumerate(self.events):
-            yield f"golden-event-mentions.{number}.trigger", event.trigger
-            for place, argument in enumerate(event.arguments):
-                yield f"golden-event-mentions.{number}.arguments.{place}", argument
-
-
-_LAYOUT = TypeAdapter(list[JmeeSentence])
-
-
-def read(path: Path, extent: Literal["head", "full"] = "head") -> tuple[Sentence, ...]:
-    """The sentences of one JMEE file, with ids ``<file stem>_<index>``.
+def stream(
+    path: Path, extent: Literal["head", "full"] = "head", layout: Layout | None = None, on_error: Report | None = None
+) -> Iterator[Sentence]:
+    """The sentences of one file, one record in memory at a time.
 
     Args:
-        path: JSON file.
+        path: a JSON list or JSON lines.
         extent: ``head`` takes an entity's head where the file has one; ``full`` its full extent.
+        layout: default the one that the first record's keys belong to.
+        on_error: see ``strict_json.stream_list``.
 
-    Entities whose chosen spans are equal become one (the first), and so do arguments of one role and event mentions
-    of one type and trigger. An argument that is no entity of the file keeps its own span. Raises DataError.
+    Ids are ``<file stem>_<index>`` where the layout has none (JMEE). Entities whose chosen spans are equal become one
+    (the first), and so do arguments of one role and event mentions of one type and trigger. An argument that is no
+    entity of the file keeps its own span. Raises DataError.
     """
+    model = LAYOUTS[layout or recognised(path) or "jmee"]
     dropped: Counter[str] = Counter()
-    sentences = []
-    rows = read_json(path, _LAYOUT)
-    for index, row in enumerate(rows):
-        row.check_spans(path, index)
-        chosen = {e.span: e.head.span if extent == "head" and e.head else e.span for e in reversed(row.entities)}
-        entities = distinct_spans(Entity(chosen[mention.span], mention.type) for mention in row.entities)
-        events = union(_known(row, chosen, dropped))
-        sentences.append(Sentence(f"{path.stem}_{index}", tuple(row.words), entities, events))
-    kept = sum(len(sentence.events) for sentence in sentences)
+    sentences = kept = 0
+    for rows in stream_list(
+        path,
+        TypeAdapter[Any](model),
+        lambda index, row: [_sentence(told, f"{path.stem}_{index}", dropped) for told in row.told(path, index, extent)],
+        on_error,
+    ):
+        for sentence in rows:
+            sentences += 1
+            kept += len(sentence.events)
+            yield sentence
     log.log(
         logging.WARNING if dropped["events"] and not kept else logging.INFO,
         "%s: %d sentences, %d events kept; dropped %d events of other types, %d arguments of other roles; "
         "%d arguments are no entity",
-        *(path, len(sentences), kept, dropped["events"], dropped["arguments"], dropped["no entity"]),
+        *(path, sentences, kept, dropped["events"], dropped["arguments"], dropped["no entity"]),
     )
-    return tuple(sentences)
 
 
-def _known(row: JmeeSentence, chosen: dict[Span, Span], dropped: Counter[str]) -> Iterable[TextEvent]:
-    """The row's events as far as the ontology has them; counts the rest in ``dropped``."""
+def recognised(path: Path) -> Layout | None:
+    """The layout of the first record that is an object; None where there is none or it has nothing of any layout."""
+    first = stream_list(path, _OBJECT, lambda _, record: layout_of(record), on_error=lambda error: None)
+    return next(first, None)
+
+
+_OBJECT = TypeAdapter(dict[str, Any])
+
+
+def _sentence(told: Told, unnamed: str, dropped: Counter[str]) -> Sentence:
+    chosen = {extent: span for extent, span, _ in reversed(told.entities)}
+    entities = distinct_spans(Entity(chosen[extent], kind) for extent, _, kind in told.entities)
+    return Sentence(told.id or unnamed, told.words, entities, union(_known(told, chosen, dropped)))
+
+
+def _known(told: Told, chosen: dict[Span, Span], dropped: Counter[str]) -> Iterable[TextEvent]:
+    """The sentence's events as far as the ontology has them; counts the rest in ``dropped``."""
     ontology = m2e2()
-    for event in row.events:
-        if event.event_type not in ontology.roles_of:
+    for event_type, trigger, mentioned in told.events:
+        if event_type not in ontology.roles_of:
             dropped["events"] += 1
             continue
         arguments = []
-        for argument in event.arguments:
-            if not ontology.allows(event.event_type, argument.role):
+        for role, extent in mentioned:
+            if not ontology.allows(event_type, role):
                 dropped["arguments"] += 1
                 continue
-            dropped["no entity"] += argument.span not in chosen
-            arguments.append(TextArgument(argument.role, chosen.get(argument.span, argument.span)))
-        yield TextEvent(event.event_type, event.trigger.span, tuple(arguments))
+            dropped["no entity"] += extent not in chosen
+            arguments.append(TextArgument(role, chosen.get(extent, extent)))
+        yield TextEvent(event_type, trigger, tuple(arguments))
 
 
 def distinct_spans(entities: Iterable[Entity]) -> tuple[Entity, ...]:

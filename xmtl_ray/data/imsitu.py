@@ -1,7 +1,8 @@
 """imSitu with SWiG's boxes, and its refinement into images of M2E2 events (X-MTL, experimental setup).
 
 imSitu says which verb an image shows and three annotators' nouns per role; SWiG says where each role is. Both key
-their records by image name and are joined by it. Reading touches no pixels: ``missing_images`` looks for the files.
+their records by image name and are joined by it, record by record. Reading touches no pixels: ``missing_images`` looks
+for the files.
 The surprising fact: SWiG writes "not in the picture" as a box of four -1.
 """
 
@@ -9,13 +10,16 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, TypeAdapter
 
+from xmtl_ray.data.joined import join
+from xmtl_ray.data.media_paths import inside
 from xmtl_ray.events.ontology import NONE, VerbMap
 from xmtl_ray.events.records import (
     Box,
@@ -26,7 +30,7 @@ from xmtl_ray.events.records import (
     VisualArgument,
     VisualEvent,
 )
-from xmtl_ray.events.strict_json import Corners, positive, read_json
+from xmtl_ray.events.strict_json import Corners, Report, attempt, positive, read_json, stream_dict
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,9 @@ _ABSENT = (-1, -1, -1, -1)
 
 def _absent_or_positive(corners: Corners) -> Corners:
     return corners if corners == _ABSENT else positive(corners)
+
+
+_Pixels = Annotated[StrictInt, Field(gt=0)]
 
 
 class _Record(BaseModel):
@@ -48,6 +55,8 @@ class _Grounded(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     verb: str
+    width: _Pixels | None = None
+    height: _Pixels | None = None
     bb: dict[str, Annotated[Corners, AfterValidator(_absent_or_positive)]]
 
 
@@ -63,33 +72,40 @@ class _Space(BaseModel):
     verbs: dict[str, _Verb]
 
 
-_ANNOTATIONS = TypeAdapter(dict[str, _Record])
-_GROUNDING = TypeAdapter(dict[str, _Grounded])
+_RECORD = TypeAdapter(_Record)
+_GROUNDED = TypeAdapter(_Grounded)
 _SPACE = TypeAdapter(_Space)
 
 
-def read(annotations: Path, grounding: Path, images: Path, space: Path | None = None) -> tuple[Situation, ...]:
-    """Situations of one split, in the order of ``annotations``.
+def read(
+    annotations: Path, grounding: Path, images: Path, space: Path | None = None, on_error: Report | None = None
+) -> tuple[Situation, ...]:
+    """All situations of one split; see ``stream``."""
+    return tuple(stream(annotations, grounding, images, space, on_error))
+
+
+def stream(
+    annotations: Path, grounding: Path, images: Path, space: Path | None = None, on_error: Report | None = None
+) -> Iterator[Situation]:
+    """Situations of one split, in the order of ``annotations`` as far as ``grounding`` has the same one (see ``join``).
 
     Args:
         annotations: imSitu's train.json, dev.json or test.json.
         grounding: SWiG's file of the same split; both must hold the same images with the same verbs and roles.
         images: folder of the image files; an image's id is its name without extension, its path ``images/name``.
         space: imsitu_space.json; verbs and roles are checked against it.
+        on_error: see ``strict_json.stream_list``.
 
     A role's noun is the one that most annotators gave (the first of them on a tie); a role that all left empty has
     none. Raises DataError.
     """
-    records = read_json(annotations, _ANNOTATIONS)
-    boxes = read_json(grounding, _GROUNDING)
     verbs = None if space is None else read_json(space, _SPACE).verbs
-    if extra := sorted(boxes.keys() - records.keys()):
-        raise DataError(grounding, extra[0], "", "an image", f"only images of {annotations}")
-    situations = []
-    for name, record in records.items():
-        if name not in boxes:
+
+    def situation(name: str, record: _Record | None, grounded: _Grounded | None) -> Situation:
+        if record is None:
+            raise DataError(grounding, name, "", "an image", f"only images of {annotations}")
+        if grounded is None:
             raise DataError(grounding, name, "", "nothing", f"boxes, as {annotations} has this image")
-        grounded = boxes[name]
         if grounded.verb != record.verb:
             raise DataError(grounding, name, "verb", grounded.verb, f"{record.verb!r}, as in {annotations}")
         for number, frame in enumerate(record.frames):
@@ -98,15 +114,32 @@ def read(annotations: Path, grounding: Path, images: Path, space: Path | None = 
                 raise DataError(annotations, name, f"frames.{number}", sorted(frame), expected)
         if verbs is not None:
             _check_known(annotations, name, record.verb, grounded.bb, verbs)
-        situations.append(
-            Situation(
-                image=Image(Path(name).stem, _inside(annotations, name, images)),
-                verb=record.verb,
-                grounding=tuple((role, _box(corners)) for role, corners in grounded.bb.items()),
-                nouns=_majority(record.frames),
-            )
+        return Situation(
+            image=Image(Path(name).stem, inside(images, name, annotations, name, "image name")),
+            verb=record.verb,
+            grounding=tuple((role, _box(corners)) for role, corners in grounded.bb.items()),
+            nouns=_majority(record.frames),
         )
-    return tuple(situations)
+
+    records = stream_dict(annotations, _RECORD, lambda _, record: record, on_error)
+    boxes = stream_dict(grounding, _GROUNDED, partial(_inside_image, grounding), on_error)
+    # A record that was reported has a pair, which holds None; one without a partner has no pair.
+    for name, left, right in join(((n, (r,)) for n, r in records), ((n, (b,)) for n, b in boxes)):
+        if (left and not left[0]) or (right and not right[0]):
+            continue
+        made = attempt(partial(situation, name, left and left[0], right and right[0]), on_error)
+        if made is not None:
+            yield made
+
+
+def _inside_image(file: Path, name: str, grounded: _Grounded) -> _Grounded:
+    """The record, if each of its boxes shows some of the image, as far as its size is known."""
+    width, height = grounded.width or float("inf"), grounded.height or float("inf")
+    for role, corners in grounded.bb.items():
+        x0, y0, x1, y1 = corners
+        if corners != _ABSENT and not (x0 < width and y0 < height and x1 > 0 and y1 > 0):
+            raise DataError(file, name, f"bb.{role}", list(corners), f"a box in an image of {width} x {height}")
+    return grounded
 
 
 def _box(corners: Corners) -> Box | None:
@@ -119,14 +152,6 @@ def _check_known(file: Path, name: str, verb: str, roles: Iterable[str], verbs: 
     for role in roles:
         if role not in verbs[verb].order:
             raise DataError(file, name, "frames", role, f"a role of {verb!r}: {verbs[verb].order}")
-
-
-def _inside(file: Path, name: str, images: Path) -> Path:
-    """``images/name``; a name that could lead out of the folder is a DataError."""
-    relative = Path(name)
-    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
-        raise DataError(file, name, "image name", name, f"a file inside {images}")
-    return images / relative
 
 
 def _majority(frames: Sequence[dict[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -16,7 +16,10 @@ class DataError(ValueError):
     """A file does not say what its format promises: where, what was found, what was expected."""
 
     def __init__(self, file: Path | str, record: object, field: str, found: object, expected: str) -> None:
-        text = repr(found)
+        try:
+            text = repr(found)
+        except RecursionError:
+            text = f"a {type(found).__name__} nested too deep to show"
         if len(text) > 120:
             text = text[:117] + "..."
         place = f"{file}: record {record!r}" if record is not None else f"{file}"

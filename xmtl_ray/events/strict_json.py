@@ -259,7 +259,7 @@ class _Text:
                 raise DataError(self.path, record, "nesting", "too deep", "JSON of ordinary depth") from None
             except ValueError as error:
                 raise self.error(record, f"JSON ({error})") from None
-            if end == len(self._window) and self._fill(record):
+            if end + len("e+") >= len(self._window) and self._fill(record):
                 continue  # a number may go on
             start, self._position = self._position, end
             if self._repeated:
@@ -299,12 +299,14 @@ class _Text:
         except UnicodeDecodeError as error:
             raise _not_utf8(self.path, self._bytes + len(data) - len(error.object), error) from None
         self._bytes += len(data)
+        if self._ended and not new:
+            return False
         gone = self._window.count("\n", 0, self._position)
         self._lines += gone
         before = self._position - self._window.rfind("\n", 0, self._position) - 1
         self._columns = before if gone else self._columns + self._position
         self._window, self._position = kept + new, 0
-        return not self._ended or bool(new)
+        return True
 
     def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         value = dict(pairs)
