@@ -78,6 +78,43 @@ def test_the_line_lies_inside_the_box(box, line_px, expected):
     assert drawn(box, line_px) == expected
 
 
+def test_an_appended_entity_stands_behind_the_sentence():
+    """``concat``: no markers in the text; entity, marker, trigger and type are what is never cut."""
+    prompt = entity_prompt(WORDS, Span(4, 6), Span(3, 4), "Justice:Arrest-Jail", "$", True, appended=True)
+    assert prompt.text == list(WORDS)
+    assert prompt.event == [*WORDS[4:6], "$", WORDS[3], "justice", "arrest", "jail"]
+    assert prompt.text[prompt.entity.start : prompt.entity.end] == list(WORDS[4:6])
+
+
+@pytest.mark.parametrize(
+    ("box", "line_px", "expected"),
+    [
+        ((0, 0, 8, 8), 1, ["..####..", ".#....#.", *["#......#"] * 4, ".#....#.", "..####.."]),
+        ((2, 1, 7, 4), 1, ["........", "...###..", "..#...#.", "...###.."] + ["........"] * 4),
+        # Less than a pixel, or wholly outside: one pixel of it is shown, as of a box.
+        ((4, 4, 4.1, 4.1), 2, ["........"] * 4 + ["....#..."] + ["........"] * 3),
+        ((9, 9, 10, 10), 2, ["........"] * 7 + [".......#"]),
+    ],
+)  # fmt: skip
+def test_the_circle_lies_inside_the_box(box, line_px, expected):
+    """``circle``: it touches the box's sides, keeps off the corners of a large one, and changes nothing else."""
+    canvas = np.full((8, 8, 3), 7, np.uint8)
+    marked = object_prompt(canvas, Box(*(value / 8 for value in box)), line_px, RED, "circle")
+    red = (marked == RED).all(-1)
+    assert ["".join("#" if cell else "." for cell in row) for row in red] == expected
+    assert (marked[~red] == 7).all() and (canvas == 7).all()
+
+
+def test_a_crop_is_the_boxs_content_alone():
+    """``crop``: stretched to the canvas; of a box outside the image, its nearest pixel."""
+    canvas = np.zeros((8, 8, 3), np.uint8)
+    canvas[2:4, 4:8] = 200
+    assert (object_prompt(canvas, Box(0.5, 0.25, 1, 0.5), 2, RED, "crop") == 200).all()
+    halved = object_prompt(canvas, Box(0, 0.25, 1, 0.5), 2, RED, "crop")
+    assert halved.shape == (8, 8, 3) and (halved[:, 6:] == 200).all() and (halved[:, :2] == 0).all()
+    assert (object_prompt(canvas, Box(2, 0.3, 3, 0.4), 2, RED, "crop") == 200).all()
+
+
 def halves(path: Path, width: int, height: int) -> Path:
     """An image file whose left half is white and whose right half is black."""
     array = np.zeros((height, width, 3), np.uint8)

@@ -69,12 +69,14 @@ class TextPrompt(Section):
 
 
 class VisualPrompt(Section):
-    """How an object is put to the vision encoder: a box drawn on the image [Fig. 2]."""
+    """How an object is put to the vision encoder: marked on the image [Fig. 2]."""
 
+    kind: Literal["box", "circle", "crop"] = "box"
+    """A box or an ellipse within it drawn on the image, or the box's content alone [Fig. 3b]."""
     canvas_px: Positive = 512
-    """Side of the square that the image is resized to before the box is drawn, in pixels."""
+    """Side of the square that the image is resized to before the mark is drawn, in pixels."""
     line_px: Positive = 2
-    """Width of the box's line on that canvas, in pixels."""
+    """Width of the mark's line on that canvas, in pixels; crop has none."""
     color: tuple[int, int, int] = (255, 0, 0)
     """Red, green, blue, 0 to 255."""
 
@@ -156,8 +158,9 @@ class Model(Section):
     built_text: BuiltText = BuiltText()
     built_image: BuiltImage = BuiltImage()
     shared: Shared = Shared()
-    argument: Literal["prompt", "span"] = "prompt"
-    """What stands for a textual argument [Fig. 3a]: the mean of all states of its prompt, or of the entity's own."""
+    argument: Literal["prompt", "span", "concat"] = "prompt"
+    """What stands for a textual argument [Fig. 3a]: the mean of all states of its prompt (prompt), of the entity's own
+    (span), or of all states of the sentence without markers and with the entity put behind it (concat)."""
     crf: Literal["torchcrf"] = "torchcrf"
     """What computes Eq. 5-6."""
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = 300

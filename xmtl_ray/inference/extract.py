@@ -150,11 +150,13 @@ class Extractor:
     def _marked(self, image: Image, item: DetectedObject) -> object:
         assert image.path is not None
         canvas, prompt = self.canvases(image.path), self.data.visual_prompt
-        return object_prompt(canvas.array, canvas.fractions(item.box), prompt.line_px, prompt.color)
+        return object_prompt(canvas.array, canvas.fractions(item.box), prompt.line_px, prompt.color, prompt.kind)
 
     def _text_prompt(self, sentence: Sentence, event: TextEvent, entity: Entity) -> EntityPrompt:
-        prompt = self.data.text_prompt
-        return entity_prompt(sentence.words, entity.span, event.trigger, event.type, prompt.marker, prompt.event_type)
+        assert self.codec is not None
+        prompt, appended = self.data.text_prompt, self.codec.argument == "concat"
+        about = (sentence.words, entity.span, event.trigger, event.type)
+        return entity_prompt(*about, prompt.marker, prompt.event_type, appended)
 
     def _roles(self, scores: Tensor) -> list[str]:
         roles = m2e2().roles

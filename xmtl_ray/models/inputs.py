@@ -66,7 +66,11 @@ class Inputs(TensorRecord):
 
 
 class TextCodec:
-    """Words → :class:`TextInputs` by the text encoder's own tokenizer; counts the words that it had to cut."""
+    """Words → :class:`TextInputs` by the text encoder's own tokenizer; counts the words that it had to cut.
+
+    ``argument`` is what stands for one (``model.argument``): span pools the entity's pieces, prompt and concat pool
+    all; who makes the prompts must know concat from prompt.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int, argument: str = "prompt") -> None:
         self.tokenizer = tokenizer

@@ -66,7 +66,8 @@ class Collate:
             for example in rc:
                 canvas = self.canvases(example.path)
                 box = canvas.fractions(example.box)
-                arrays.append(object_prompt(canvas.array, box, self.visual_prompt.line_px, self.visual_prompt.color))
+                mark = self.visual_prompt
+                arrays.append(object_prompt(canvas.array, box, mark.line_px, mark.color, mark.kind))
             pixels = normalise(arrays, self.image_px)
         return Batch(
             inputs=Inputs(text, pixels, len(vc)),
@@ -77,10 +78,10 @@ class Collate:
         )
 
     def _prompt(self, example: ArgumentExample) -> EntityPrompt:
-        prompt = self.text_prompt
-        return entity_prompt(
-            example.words, example.entity, example.trigger, example.event_type, prompt.marker, prompt.event_type
-        )
+        assert self.codec is not None
+        prompt, appended = self.text_prompt, self.codec.argument == "concat"
+        about = (example.words, example.entity, example.trigger, example.event_type)
+        return entity_prompt(*about, prompt.marker, prompt.event_type, appended)
 
 
 def _multi_hot(rows: Sequence[Sequence[int]]) -> Tensor:
