@@ -33,7 +33,7 @@ def build(*overrides):
     return weights.create(config, weights.make_tokenizer(config, SENTENCES))
 
 
-@pytest.fixture(scope="module", params=["prompt", "span"])
+@pytest.fixture(scope="module", params=["prompt", "span", "concat"])
 def loaded(request):
     made = build(f"model.argument={request.param}")
     made.model.eval()
