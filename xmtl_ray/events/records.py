@@ -210,6 +210,100 @@ class GenerativeSample:
     modality: Modality | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image, video or sound that a data file refers to, by its path below the folder of the media."""
+
+    kind: Literal["image", "video", "audio"]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a language model is told, and what it should answer. No sign for the medium is in ``prompt``."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A training sample of a generative model: turns about a text, which the first prompt holds, or a medium."""
+
+    id: str
+    turns: tuple[Turn, ...]
+    language: str | None = None
+    media: Media | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Interval:
+    """Seconds of a sound or a video, ``end`` not included."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframe:
+    """Where a tracked object is in frame ``frame`` (from 1); between two frames it moves in a straight line.
+
+    The box is in fractions of the frame's sides. ``enabled`` tells whether it is in the picture from here on.
+    """
+
+    frame: int
+    enabled: bool
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """What an annotator marked and named; one of the fields after ``text`` says where, according to the medium.
+
+    ``text`` is the marked text, or what was written about the region (a transcript).
+    """
+
+    id: str
+    labels: tuple[str, ...]
+    text: str = ""
+    characters: Span | None = None
+    """Code points of the sample's text, not words."""
+    box: Box | None = None
+    seconds: Interval | None = None
+    frames: tuple[Span, ...] = ()
+    """Of a video; from 1, the end not included."""
+    track: tuple[Keyframe, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Region ``target`` plays ``role`` for region ``source``."""
+
+    source: str
+    target: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What one annotator, or a model, says about one sample: regions, their relations, and words about the whole."""
+
+    id: str
+    text: str = ""
+    media: Media | None = None
+    language: str | None = None
+    annotator: str = ""
+    ground_truth: bool = False
+    size: tuple[int, int] | None = None
+    """Width and height of the image in pixels, where an annotator marked boxes in it."""
+    regions: tuple[Region, ...] = ()
+    relations: tuple[Relation, ...] = ()
+    choices: tuple[str, ...] = ()
+    """Event types of the whole sample."""
+    events_json: str | None = None
+    """The events as text in the format of ``json_format``, where they were written down."""
+
+
 def document_id(mention: str) -> str:
     """``VOA_EN_NW_2016.01.02.0000001_7`` → ``VOA_EN_NW_2016.01.02.0000001``."""
     return mention.rpartition("_")[0] or mention

@@ -16,7 +16,7 @@ import codecs
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
@@ -118,6 +118,18 @@ def stream_dict(
     A key that comes again is an error, found by 64 bits of each key (16 to 24 bytes per record). See ``stream_list``.
     """
     yield from _stream(path, _members, layout, make, on_error)
+
+
+def write_list(path: Path, rows: Iterable[object]) -> int:
+    """Write a JSON list with one row per line, letters of all scripts as themselves; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for count, row in enumerate(rows, start=1):
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+            file.write(("\n" if count == 1 else ",\n") + line)
+        file.write("\n]\n")
+    return count
 
 
 def attempt(make: Callable[[], R], on_error: Report | None) -> R | None:
