@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from xmtl_ray.cli.console import console, user_errors
 if TYPE_CHECKING:
     from xmtl_ray.events.ontology import VerbMap
     from xmtl_ray.events.verb_maps import VerbDifference
+    from xmtl_ray.report.sheet import Record
 
 app = typer.Typer(help="Read, check, convert and look at data.", no_args_is_help=True)
 
@@ -64,6 +66,100 @@ def verb_map(
             _print_coverage({"ours": ours, "theirs": theirs}, images)
             for (event_type, role), verbs in verb_maps.outside_schema(theirs).items():
                 console.print(f"theirs has {role} of {event_type}, which the schema has not: {', '.join(verbs)}")
+
+
+class Source(StrEnum):
+    """What a path holds."""
+
+    ACE = "ace"
+    IMSITU = "imsitu"
+    VOA = "voa"
+    M2E2 = "m2e2"
+    CONVERSATIONS = "conversations"
+
+
+@app.command("show", epilog="Example: **xmtl data show demo/world-medium/m2e2 --out sheet.html --recipe xmtl_demo**")
+def show(
+    source: Annotated[Path, typer.Argument(help="M2E2 or VOA folder, ACE, imSitu or conversation file")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("sheet.html"),
+    limit: Annotated[int, typer.Option(min=1, help="Records shown, the first ones")] = 20,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Show this record; may be given again")] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe whose prompts and sizes count")] = "xmtl",
+    kind: Annotated[Source | None, typer.Option("--format", help="What SOURCE is; none: found out")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the image files, where it is not beside SOURCE")
+    ] = None,
+    boxes: Annotated[Path | None, typer.Option(help="SWiG's boxes of an imSitu file; none: swig/ beside it")] = None,
+    objects: Annotated[Path | None, typer.Option(help="Detections of M2E2's images, in VOA's object layout")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder with tokenizer.json, to show word pieces")] = None,
+) -> None:
+    """Write a page that shows records as the model sees them: sentences, prompts, pictures with their marks."""
+    with user_errors():
+        from itertools import islice
+
+        from xmtl_ray.config.load import load
+        from xmtl_ray.events.ontology import verb_map
+        from xmtl_ray.report.sheet import record_id, write_sheet
+
+        config = load(recipe, overrides or [])
+        own_map = None if config.data.imsitu is None else config.data.imsitu.verb_map
+        found = _records(source, kind or _source(source), images, boxes, objects)
+        if ids:
+            wanted = set(ids)
+            records = [record for record in found if record_id(record) in wanted]
+            if missing := wanted - {record_id(record) for record in records}:
+                raise ValueError(f"--id: found {sorted(missing)[0]!r}, which is no record of {source}")
+        else:
+            records = list(islice(found, limit))
+        count = write_sheet(out, records, config, str(source), verb_map(own_map), tokenizer, images)
+        typer.echo(f"{out}: {count} records")
+
+
+def _source(path: Path) -> Source:
+    """What is at ``path``, by the names in a folder or the fields of a file's first record."""
+    from xmtl_ray.data import ace05
+
+    if (path / "text_only_event.json").is_file():
+        return Source.M2E2
+    if path.is_dir() and any(path.glob("*img_dataset.json")):
+        return Source.VOA
+    if path.is_file():
+        with path.open("rb") as file:
+            beginning = file.read(1 << 16)
+        if b'"conversations"' in beginning:
+            return Source.CONVERSATIONS
+        if b'"frames"' in beginning:
+            return Source.IMSITU
+        if ace05.recognised(path) is not None:
+            return Source.ACE
+    names = ", ".join(source.value for source in Source)
+    raise ValueError(f"{path}: found nothing of a known format, expected one of {names} (or say which by --format)")
+
+
+def _records(
+    path: Path, kind: Source, images: Path | None, boxes: Path | None, objects: Path | None
+) -> Iterable[Record]:
+    from xmtl_ray.data import ace05, imsitu, m2e2, videollama2, voa
+
+    match kind:
+        case Source.ACE:
+            return ace05.stream(path)
+        case Source.IMSITU:
+            return imsitu.stream(path, boxes or path.parent / "swig" / path.name, images or path.parent / "images")
+        case Source.VOA:
+            captions, words, detections = (
+                next(iter(path.glob(f"*{name}.json")), path / f"{name}.json")
+                for name in ("img_dataset", "text_entity", "image_entity")
+            )
+            return voa.stream(captions, words, detections, images or path / "images")
+        case Source.M2E2:
+            beside = path / "image_entity.json"
+            return m2e2.read(path, images, objects or (beside if beside.is_file() else None))
+        case Source.CONVERSATIONS:
+            return videollama2.stream(path)
 
 
 def _print_map(verb_map: VerbMap, images: Mapping[str, int] | None) -> None:
