@@ -7,16 +7,14 @@ is that alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple
 
-from xmtl_ray.evaluation.accuracy import normalised_label, normalised_text, trigger_key
+from xmtl_ray.evaluation.accuracy import normalised_label, normalised_text
 from xmtl_ray.evaluation.language import judge
 from xmtl_ray.events.json_format import Parsed
-from xmtl_ray.events.records import GenerativeEvent, GenerativeSample
-
-T = TypeVar("T")
+from xmtl_ray.events.records import GenerativeSample
 
 Kind = Literal[
     "malformed_json", "language_mismatch", "wrong_type", "incomplete", "wrong_role", "wrong_trigger", "extra"
@@ -57,6 +55,21 @@ def findings(sample: GenerativeSample, output: str, parsed: Parsed) -> list[Find
     return sorted(found, key=lambda finding: KINDS.index(finding.kind))
 
 
+class _Item(NamedTuple):
+    """A trigger with its type, or an argument with its role: as they are compared, and as they stand."""
+
+    label: str
+    text: str
+    shown: tuple[str, str]
+
+    def __str__(self) -> str:
+        return ": ".join(self.shown)
+
+
+def _item(label: str, text: str, language: str) -> _Item:
+    return _Item(normalised_label(label), normalised_text(text, language), (label, text))
+
+
 def _language(sample: GenerativeSample, parsed: Parsed) -> list[Finding]:
     strings = [text for event in parsed.events for text in (event.trigger, *(text for _, text in event.arguments))]
     if judge(sample.language, sample.source, strings) != "other":
@@ -65,49 +78,38 @@ def _language(sample: GenerativeSample, parsed: Parsed) -> list[Finding]:
 
 
 def _events(sample: GenerativeSample, parsed: Parsed) -> list[Finding]:
-    gold, predicted = list(sample.events), list(parsed.events)
-    language = sample.language
-
-    def trigger(event: GenerativeEvent) -> str:
-        return normalised_text(event.trigger, language)
-
-    def same_type(guess: GenerativeEvent, true: GenerativeEvent) -> bool:
-        return normalised_label(guess.event_type) == normalised_label(true.event_type)
-
-    def nested(guess: GenerativeEvent, true: GenerativeEvent) -> bool:
-        return same_type(guess, true) and (trigger(guess) in trigger(true) or trigger(true) in trigger(guess))
-
-    _paired(predicted, gold, _equal(lambda event: trigger_key(event, language)))
+    gold, predicted = (
+        [_item(event.event_type, event.trigger, sample.language) for event in events]
+        for events in (sample.events, parsed.events)
+    )
+    _paired(predicted, gold, _equal)
     found = [
-        Finding("wrong_type", "", f"{guess.event_type}: {guess.trigger}", true.event_type)
-        for guess, true in _paired(predicted, gold, _equal(trigger))
+        Finding("wrong_type", "", str(guess), true.shown[0]) for guess, true in _paired(predicted, gold, _same_text)
     ]
-    for guess, true in [*_paired(predicted, gold, nested), *_paired(predicted, gold, same_type)]:
-        detail = _extent(trigger(guess), trigger(true))
-        found.append(Finding("wrong_trigger", detail, f"{guess.event_type}: {guess.trigger}", true.trigger))
-    found += [Finding("incomplete", "event", "", f"{event.event_type}: {event.trigger}") for event in gold]
-    return found + [Finding("extra", "event", f"{event.event_type}: {event.trigger}", "") for event in predicted]
+    found += [
+        Finding("wrong_trigger", _extent(guess.text, true.text), str(guess), true.shown[1])
+        for agree in (_nested, _same_label)
+        for guess, true in _paired(predicted, gold, agree)
+    ]
+    found += [Finding("incomplete", "event", "", str(event)) for event in gold]
+    return found + [Finding("extra", "event", str(event), "") for event in predicted]
 
 
 def _arguments(sample: GenerativeSample, parsed: Parsed) -> list[Finding]:
-    def role(argument: tuple[str, str]) -> str:
-        return normalised_label(argument[0])
-
-    def text(argument: tuple[str, str]) -> str:
-        return normalised_text(argument[1], sample.language)
-
-    gold = [(role, text) for event in sample.events for role, text in event.arguments]
-    predicted = [(role, text) for event in parsed.events for role, text in event.arguments]
-    _paired(predicted, gold, _equal(lambda argument: (role(argument), text(argument))))
+    gold, predicted = (
+        [_item(role, text, sample.language) for event in events for role, text in event.arguments]
+        for events in (sample.events, parsed.events)
+    )
+    _paired(predicted, gold, _equal)
     found = [
-        Finding("wrong_role", "", ": ".join(guess), true[0]) for guess, true in _paired(predicted, gold, _equal(text))
+        Finding("wrong_role", "", str(guess), true.shown[0]) for guess, true in _paired(predicted, gold, _same_text)
     ]
     found += [
-        Finding("incomplete", "other words", ": ".join(guess), true[1])
-        for guess, true in _paired(predicted, gold, _equal(role))
+        Finding("incomplete", "other words", str(guess), true.shown[1])
+        for guess, true in _paired(predicted, gold, _same_label)
     ]
-    found += [Finding("incomplete", "argument", "", ": ".join(argument)) for argument in gold]
-    return found + [Finding("extra", "argument", ": ".join(argument), "") for argument in predicted]
+    found += [Finding("incomplete", "argument", "", str(argument)) for argument in gold]
+    return found + [Finding("extra", "argument", str(argument), "") for argument in predicted]
 
 
 def _extent(guess: str, true: str) -> str:
@@ -116,11 +118,25 @@ def _extent(guess: str, true: str) -> str:
     return "too short" if guess in true else "other words"
 
 
-def _equal(key: Callable[[T], Hashable]) -> Callable[[T, T], bool]:
-    return lambda guess, true: key(guess) == key(true)
+def _equal(guess: _Item, true: _Item) -> bool:
+    return guess[:2] == true[:2]
 
 
-def _paired(predicted: list[T], gold: list[T], agree: Callable[[T, T], bool]) -> list[tuple[T, T]]:
+def _same_text(guess: _Item, true: _Item) -> bool:
+    return guess.text == true.text
+
+
+def _same_label(guess: _Item, true: _Item) -> bool:
+    return guess.label == true.label
+
+
+def _nested(guess: _Item, true: _Item) -> bool:
+    return guess.label == true.label and (guess.text in true.text or true.text in guess.text)
+
+
+def _paired(
+    predicted: list[_Item], gold: list[_Item], agree: Callable[[_Item, _Item], bool]
+) -> list[tuple[_Item, _Item]]:
     """Pairs that agree, first come first served; they are taken out of both lists."""
     pairs = []
     for guess in list(predicted):

@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import islice
 from typing import Literal
 
 Verdict = Literal["same", "other", "not judged"]
@@ -20,20 +21,23 @@ _SCRIPTS = {"zh": "CJK", "ru": "CYRILLIC", "en": "LATIN", "es": "LATIN"}
 _HAN_WEIGHT = 3
 """Letters of other scripts that a Chinese character stands for: 一种OpenGrid传感器 is Chinese."""
 
+_STRINGS, _LETTERS = 200, 2000
+"""Strings, and letters of each, that are enough to tell: an answer may be a loop of a megabyte."""
+
 
 def judge(language: str, source: str, strings: Iterable[str]) -> Verdict:
     """Whether the ``strings`` of an answer are in ``language``, as far as they are not from ``source``."""
     if language not in _SCRIPTS:
         return "not judged"
     told = _plain(source)
-    own = [text for text in strings if _plain(text) not in told]
-    scripts = Counter(script for text in own for letter in text if (script := _script(letter)))
+    own = [text for text in islice(strings, _STRINGS) if _plain(text[:_LETTERS]) not in told]
+    scripts = Counter(script for text in own for letter in text[:_LETTERS] if (script := _script(letter)))
     if not scripts:
         return "not judged"
     scripts["CJK"] *= _HAN_WEIGHT
     if scripts[_SCRIPTS[language]] < max(scripts.values()):
         return "other"
-    return _latin(language, " ".join(own)) if _SCRIPTS[language] == "LATIN" else "same"
+    return _latin(language, " ".join(own)[:_LETTERS]) if _SCRIPTS[language] == "LATIN" else "same"
 
 
 def _latin(language: str, text: str) -> Verdict:
