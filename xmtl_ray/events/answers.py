@@ -1,23 +1,21 @@
 """Files of generative samples and of a model's answers to them: JSON lines.
 
 A sample is ``{"id", "language", "source", "events", "modality"}``, the last and ``source`` optional; an answer
-``{"id", "output"}`` with the model's raw string, whatever that is. Other fields are ignored, blank lines skipped.
+``{"id", "output"}`` with the model's raw string, whatever that is. Other fields are ignored; a JSON list of either is
+read as well.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter
 
 from xmtl_ray.events.json_format import EventLayout, as_events
 from xmtl_ray.events.records import DataError, GenerativeSample, Modality
-from xmtl_ray.events.strict_json import read_text
-
-T = TypeVar("T", bound="_Row")
+from xmtl_ray.events.strict_json import stream_list
 
 
 class _Row(BaseModel):
@@ -42,10 +40,13 @@ _SAMPLE, _ANSWER = TypeAdapter(_Sample), TypeAdapter(_Answer)
 
 def read_samples(path: Path) -> tuple[GenerativeSample, ...]:
     """The samples with their gold events, in the file's order. Raises DataError, also for an id that comes twice."""
-    return tuple(
-        GenerativeSample(row.id, row.language, row.source, as_events(row.events), row.modality)
-        for _, row in _rows(path, _SAMPLE)
-    )
+    seen = dict[str, int]()
+
+    def sample(index: int, row: _Sample) -> GenerativeSample:
+        _once(path, index, row.id, seen)
+        return GenerativeSample(row.id, row.language, row.source, as_events(row.events), row.modality)
+
+    return tuple(stream_list(path, _SAMPLE, sample))
 
 
 def read_answers(path: Path, samples: Iterable[GenerativeSample]) -> dict[str, str]:
@@ -53,33 +54,18 @@ def read_answers(path: Path, samples: Iterable[GenerativeSample]) -> dict[str, s
 
     Raises DataError, also for an id that comes twice or that none of ``samples`` has.
     """
-    known = {sample.id for sample in samples}
-    answers = dict[str, str]()
-    for number, row in _rows(path, _ANSWER):
+    known, seen = {sample.id for sample in samples}, dict[str, int]()
+
+    def answer(index: int, row: _Answer) -> tuple[str, str]:
+        _once(path, index, row.id, seen)
         if row.id not in known:
-            raise DataError(path, f"line {number}", "id", row.id, f"the id of one of the {len(known)} samples")
-        answers[row.id] = row.output
-    return answers
+            raise DataError(path, index, "id", row.id, f"the id of one of the {len(known)} samples")
+        return row.id, row.output
+
+    return dict(stream_list(path, _ANSWER, answer))
 
 
-def _rows(path: Path, layout: TypeAdapter[T]) -> Iterator[tuple[int, T]]:
-    seen = dict[str, int]()
-    # Only line feeds end a line: JSON strings may hold the other signs that str.splitlines takes for ends.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        record = f"line {number}"
-        try:
-            row = layout.validate_python(json.loads(line))
-        except json.JSONDecodeError as error:
-            found = line[max(0, error.pos - 20) : error.pos + 20]
-            raise DataError(path, record, f"column {error.colno}", found, f"JSON ({error.msg})") from None
-        except RecursionError:
-            raise DataError(path, record, "nesting", "too deep", "JSON of ordinary depth") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise DataError(path, record, ".".join(map(str, first["loc"])), first["input"], first["msg"]) from None
-        if row.id in seen:
-            raise DataError(path, record, "id", row.id, f"an id that line {seen[row.id]} does not have")
-        seen[row.id] = number
-        yield number, row
+def _once(path: Path, index: int, name: str, seen: dict[str, int]) -> None:
+    if name in seen:
+        raise DataError(path, index, "id", name, f"an id that record {seen[name]} does not have")
+    seen[name] = index
