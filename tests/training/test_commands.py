@@ -19,7 +19,8 @@ def xmtl(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def settings(recipe: str, world: Path) -> list[str]:
     if recipe == "m2e2_text_smoke":
-        return [f"data.train={world / 'm2e2'}", f"data.test={world / 'm2e2'}"]
+        # Trained and tested on the same documents: the stages matter here, and the data check would refuse it.
+        return [f"data.train={world / 'm2e2'}", f"data.test={world / 'm2e2'}", "data.check=none"]
     return [f"data.root={world}"]
 
 
@@ -97,14 +98,35 @@ def test_an_unwritable_storage_is_refused(tiny, tmp_path):
         check(tiny(f"storage_path={tmp_path / 'file' / 'runs'}"))
 
 
-def test_broken_data_ends_a_run_with_one_sentence(world, tmp_path):
-    """A worker that meets bad data says file, record, field, found and expected; the run is marked FAILED."""
+def test_broken_data_stops_a_run_before_it_begins(world, tmp_path):
+    """All that is wrong is told at once: file, record, field, found, expected; and no run was made."""
     broken = tmp_path / "world"
     shutil.copytree(world, broken)
     rows = json.loads((broken / "ace/train.json").read_text())
     rows[3]["golden-event-mentions"] = [{"event_type": "Life:Die", "trigger": {"start": 5, "end": 2}, "arguments": []}]
     (broken / "ace/train.json").write_text(json.dumps(rows))
-    done = xmtl("train", "xmtl_smoke", f"storage_path={tmp_path}", f"data.root={broken}", "cluster.workers=0")
+    image = next((broken / "m2e2/image").glob("*.jpg"))
+    image.write_bytes(image.read_bytes()[:40])
+    settings = [f"storage_path={tmp_path}", f"data.root={broken}", "cluster.workers=0"]
+    done = xmtl("train", "xmtl_smoke", *settings)
+    told = " ".join(done.stderr.split())
+    assert done.returncode == 2 and "Traceback" not in told
+    assert "error: data: 2 errors" in told and "data.check=none" in told
+    assert "train.json: record 3: golden-event-mentions.0.trigger" in told
+    assert f"missing or unreadable medium (1), e.g. data.test: {image.stem}" in told
+    assert not (tmp_path / "xmtl_smoke/tracking.jsonl").exists()
+    assert "2 errors" in (tmp_path / "xmtl_smoke/data_check.html").read_text(encoding="utf-8")
+
+
+def test_bad_data_ends_a_worker_with_one_sentence(world, tmp_path):
+    """Without the check, a worker that meets bad data says the same, and the run is marked FAILED."""
+    broken = tmp_path / "world"
+    shutil.copytree(world, broken)
+    rows = json.loads((broken / "ace/train.json").read_text())
+    rows[3]["golden-event-mentions"] = [{"event_type": "Life:Die", "trigger": {"start": 5, "end": 2}, "arguments": []}]
+    (broken / "ace/train.json").write_text(json.dumps(rows))
+    settings = [f"storage_path={tmp_path}", f"data.root={broken}", "cluster.workers=0", "data.check=none"]
+    done = xmtl("train", "xmtl_smoke", *settings)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "train.json: record 3: golden-event-mentions.0.trigger" in done.stderr.replace("\n", " ")

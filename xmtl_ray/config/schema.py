@@ -104,6 +104,9 @@ class Data(Section):
     """Memory per worker for decoded images, in MiB."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes per worker that prepare batches ahead; 0: the worker itself does."""
+    check: Literal["full", "quick", "none"] = "full"
+    """What is looked at before anything starts: full as `xmtl data check` does, quick without decoding images (a few
+    milliseconds each), none nothing. Errors stop the run, warnings are told."""
 
 
 class BuiltText(Section):

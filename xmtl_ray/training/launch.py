@@ -9,7 +9,8 @@ from typing import Any
 
 from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
-from xmtl_ray.training.storage import saved_config
+from xmtl_ray.training.data_check import check_data
+from xmtl_ray.training.storage import is_local, saved_config
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,11 @@ class TrainingError(ValueError):
 def launch(config: Config) -> dict[str, Any]:
     """Train, extract and score by ``config``; the same name again continues where it stopped.
 
-    Returns the summary of rank 0. Raises LaunchError before Ray starts, TrainingError when the workers gave up.
+    Returns the summary of rank 0. Raises LaunchError or UntrustedData before Ray starts, TrainingError when the workers
+    gave up.
     """
     check(config)
+    check_data(config, Path(config.storage_path) / config.name if is_local(config.storage_path) else None)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if config.cluster.workers and not _address(config):
@@ -95,7 +98,8 @@ def _check_same_run(config: Config) -> None:
         return
     before = {path: value for path, value, _ in leaves(loads(saved))}
     after = {path: value for path, value, _ in leaves(config)}
-    free = ("cluster.", "tracking.", "inference.", "data.test", "data.loader_workers", "data.image_cache_mib")
+    free = ("cluster.", "tracking.", "inference.", "data.test", "data.check")
+    free += ("data.loader_workers", "data.image_cache_mib")
     bound = ("inference.verb_threshold", "inference.trigger_bias")  # dev scores of before and after are compared
     changed = [
         path for path in after if before.get(path) != after[path] and (path in bound or not path.startswith(free))
