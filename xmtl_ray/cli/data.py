@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from xmtl_ray.cli.console import console, user_errors
+from xmtl_ray.data.format_names import Format
 
 if TYPE_CHECKING:
     from xmtl_ray.events.ontology import VerbMap
@@ -66,6 +67,33 @@ def verb_map(
             _print_coverage({"ours": ours, "theirs": theirs}, images)
             for (event_type, role), verbs in verb_maps.outside_schema(theirs).items():
                 console.print(f"theirs has {role} of {event_type}, which the schema has not: {', '.join(verbs)}")
+
+
+@app.command("convert", epilog="Example: **xmtl data convert export.json sft.json --to videollama2**")
+def convert(
+    source: Annotated[Path, typer.Argument(help="File, or the folder of VOA's or M2E2's files")],
+    out: Annotated[Path, typer.Argument(help="File to write; a new name")],
+    to: Annotated[Format, typer.Option(help="Format to write: videollama2, label_studio, m2e2-pred-1 or parquet")],
+    from_: Annotated[Format | None, typer.Option("--from", help="Format of SOURCE; none: by its content")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the image files, where it is not beside")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="SWiG's boxes of an imSitu file; none: swig/ beside it")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder that is Label Studio's local storage")] = None,
+    skip: Annotated[bool, typer.Option("--skip-bad", help="Report bad records and leave them out")] = False,
+) -> None:
+    """Convert data to another format: for training, for people to correct, for other programs."""
+    with user_errors():
+        from xmtl_ray.data import convert as conversion
+        from xmtl_ray.data.formats import open_source
+
+        bad: list[str] = []
+
+        def report(error: ValueError) -> None:
+            bad.append(str(error))
+            typer.secho(f"left out: {error}", err=True, fg=typer.colors.YELLOW)
+
+        opened = open_source(source, from_, report if skip else None, images=images, boxes=boxes)
+        count = conversion.convert(opened, out, to, media)
+        typer.echo(f"{out}: {count} records" + (f", {len(bad)} left out" if skip else ""))
 
 
 class Source(StrEnum):
