@@ -19,6 +19,7 @@ from xmtl_ray.config.load import load
 from xmtl_ray.data.prompts import entity_prompt
 from xmtl_ray.events.ontology import verb_map
 from xmtl_ray.events.records import (
+    Annotation,
     Box,
     Conversation,
     DataError,
@@ -27,6 +28,8 @@ from xmtl_ray.events.records import (
     Image,
     Media,
     Pair,
+    Region,
+    Relation,
     Sentence,
     Span,
     TextArgument,
@@ -227,7 +230,7 @@ def test_the_command_shows_one_record(world, tmp_path):
         done = CliRunner().invoke(app, ["data", "show", source, *arguments, *common])
         assert done.exit_code == 2 and message in done.stderr
     done = CliRunner().invoke(app, ["data", "show", str(world / "world.json"), *common])
-    assert done.exit_code == 2 and "expected one of ace, imsitu" in done.stderr
+    assert done.exit_code == 2 and "expected the content of one of jmee" in done.stderr
 
 
 def test_conversations(shared, tmp_path):
@@ -240,3 +243,20 @@ def test_conversations(shared, tmp_path):
     assert done.exit_code == 0, done.output
     text = Page(out).text
     assert "conversation · language zh, video videos/demo.mp4" in text and text.count("read as ok, 1 event") == 4
+
+
+def test_an_annotation_is_shown_with_its_regions(tmp_path, picture):
+    """Text, marked regions with their places, relations by the regions' words, and boxes drawn on the image."""
+    regions = (
+        Region("r1", ("launch",), "unveiled", Span(8, 16)),
+        Region("r2", ("entity",), "Labs", Span(0, 4)),
+        Region("r3", ("chip",), box=Box(100, 0, 200, 50)),
+    )
+    record = Annotation(
+        "t1", "Labs unveiled it", Media("image", picture.name), "en", regions=regions,
+        relations=(Relation("r1", "r2", "agent"),), choices=("launch",),
+    )  # fmt: skip
+    page = written(tmp_path, record, media=tmp_path)
+    assert "text Labs unveiled it launch unveiled (8, 16) entity Labs (0, 4) chip (100, 0, 200, 50)" in page.text
+    assert "agent unveiled → Labs choice launch" in page.text
+    assert len(page.pictures) == 2 and len(red(page.pictures[1])) > 0

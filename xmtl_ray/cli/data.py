@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,19 +95,9 @@ def convert(
         typer.echo(f"{out}: {count} records" + (f", {len(bad)} left out" if skip else ""))
 
 
-class Source(StrEnum):
-    """What a path holds."""
-
-    ACE = "ace"
-    IMSITU = "imsitu"
-    VOA = "voa"
-    M2E2 = "m2e2"
-    CONVERSATIONS = "conversations"
-
-
 @app.command("show", epilog="Example: **xmtl data show demo/world-medium/m2e2 --out sheet.html --recipe xmtl_demo**")
 def show(
-    source: Annotated[Path, typer.Argument(help="M2E2 or VOA folder, ACE, imSitu or conversation file")],
+    source: Annotated[Path, typer.Argument(help="File, or the folder of VOA's or M2E2's files")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
     ] = None,
@@ -116,7 +105,7 @@ def show(
     limit: Annotated[int, typer.Option(min=1, help="Records shown, the first ones")] = 20,
     ids: Annotated[list[str] | None, typer.Option("--id", help="Show this record; may be given again")] = None,
     recipe: Annotated[str, typer.Option(help="Recipe whose prompts and sizes count")] = "xmtl",
-    kind: Annotated[Source | None, typer.Option("--format", help="What SOURCE is; none: found out")] = None,
+    format_: Annotated[Format | None, typer.Option("--format", help="Format of SOURCE; none: by its content")] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the image files, where it is not beside SOURCE")
     ] = None,
@@ -134,11 +123,10 @@ def show(
 
         config = load(recipe, overrides or [])
         own_map = None if config.data.imsitu is None else config.data.imsitu.verb_map
-        found = _records(source, kind or _source(source), images, boxes, objects)
+        found = _records(source, format_, images, boxes, objects)
         if ids:
-            wanted = set(ids)
-            records = [record for record in found if record_id(record) in wanted]
-            if missing := wanted - {record_id(record) for record in records}:
+            records = [record for record in found if record_id(record) in ids]
+            if missing := set(ids) - {record_id(record) for record in records}:
                 raise ValueError(f"--id: found {sorted(missing)[0]!r}, which is no record of {source}")
         else:
             records = list(islice(found, limit))
@@ -146,48 +134,25 @@ def show(
         typer.echo(f"{out}: {count} records")
 
 
-def _source(path: Path) -> Source:
-    """What is at ``path``, by the names in a folder or the fields of a file's first record."""
-    from xmtl_ray.data import ace05
-
-    if (path / "text_only_event.json").is_file():
-        return Source.M2E2
-    if path.is_dir() and any(path.glob("*img_dataset.json")):
-        return Source.VOA
-    if path.is_file():
-        with path.open("rb") as file:
-            beginning = file.read(1 << 16)
-        if b'"conversations"' in beginning:
-            return Source.CONVERSATIONS
-        if b'"frames"' in beginning:
-            return Source.IMSITU
-        if ace05.recognised(path) is not None:
-            return Source.ACE
-    names = ", ".join(source.value for source in Source)
-    raise ValueError(f"{path}: found nothing of a known format, expected one of {names} (or say which by --format)")
-
-
 def _records(
-    path: Path, kind: Source, images: Path | None, boxes: Path | None, objects: Path | None
-) -> Iterable[Record]:
-    from xmtl_ray.data import ace05, imsitu, m2e2, videollama2, voa
+    path: Path, format_: Format | None, images: Path | None, boxes: Path | None, objects: Path | None
+) -> Iterator[Record]:
+    """The records of a source that can be shown; with the detections and images that lie beside its files."""
+    from xmtl_ray.data.formats import open_source
+    from xmtl_ray.events.predictions import Predictions
 
-    match kind:
-        case Source.ACE:
-            return ace05.stream(path)
-        case Source.IMSITU:
-            return imsitu.stream(path, boxes or path.parent / "swig" / path.name, images or path.parent / "images")
-        case Source.VOA:
-            captions, words, detections = (
-                next(iter(path.glob(f"*{name}.json")), path / f"{name}.json")
-                for name in ("img_dataset", "text_entity", "image_entity")
-            )
-            return voa.stream(captions, words, detections, images or path / "images")
-        case Source.M2E2:
-            beside = path / "image_entity.json"
-            return m2e2.read(path, images, objects or (beside if beside.is_file() else None))
-        case Source.CONVERSATIONS:
-            return videollama2.stream(path)
+    detections, pictures = path / "image_entity.json", path / "images"
+    opened = open_source(
+        path,
+        format_,
+        images=images or (pictures if pictures.is_dir() else None),
+        boxes=boxes,
+        objects=objects or (detections if detections.is_file() else None),
+    )
+    for record in opened.records:
+        if isinstance(record, Predictions):
+            raise ValueError(f"{path}: found predictions, expected data; xmtl evaluate m2e2 has a page for them")
+        yield record
 
 
 def _print_map(verb_map: VerbMap, images: Mapping[str, int] | None) -> None:

@@ -12,7 +12,7 @@ import base64
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from xmtl_ray.data.prompts import EntityPrompt, entity_prompt, object_prompt
 from xmtl_ray.events.json_format import parse
 from xmtl_ray.events.ontology import NONE, VerbMap
 from xmtl_ray.events.records import (
+    Annotation,
     Conversation,
     DataError,
     DetectedObject,
@@ -41,7 +42,7 @@ from xmtl_ray.report.gallery import Piece, marked
 from xmtl_ray.report.pictures import short_type
 from xmtl_ray.report.templates import render
 
-Record = Sentence | Image | Situation | Pair | Document | Conversation
+Record = Sentence | Image | Situation | Pair | Document | Conversation | Annotation
 
 _SENTENCES, _IMAGES, _PROMPTS, _OBJECTS = 8, 4, 12, 11
 """Most of one record that are shown; the page says how many are not."""
@@ -115,8 +116,8 @@ class Entry:
     note: str
     texts: tuple[ShownText, ...] = ()
     images: tuple[ShownImage, ...] = ()
-    turns: tuple[tuple[str, str, str], ...] = ()
-    """Prompt, answer, and what the answer's parser says."""
+    lines: tuple[tuple[str, str], ...] = ()
+    """Further words with their names: of a conversation its turns, of an annotation its text, regions and relations."""
     hidden: str = ""
 
 
@@ -222,6 +223,12 @@ def _label(item: DetectedObject) -> str:
     return item.label if item.confidence == 1 else f"{item.label} {item.confidence:.2f}"
 
 
+def _about(record: Conversation | Annotation) -> str:
+    """The language and the medium."""
+    language = f"language {record.language}" if record.language else "no language"
+    return language if record.media is None else f"{language}, {record.media.kind} {record.media.path}"
+
+
 class _Sheet:
     def __init__(self, config: Config, verb_map: VerbMap, tokenizer: Tokenizer | None, media: Path | None) -> None:
         self.config, self.verb_map, self.tokenizer, self.media = config, verb_map, tokenizer, media
@@ -232,18 +239,21 @@ class _Sheet:
     def entry(self, record: Record) -> Entry:
         match record:
             case Sentence():
-                return Entry(record.id, "sentence", "", texts=(self._text(record),))
+                entry = Entry(record.id, "sentence", "", texts=(self._text(record),))
             case Image():
-                return Entry(record.id, "image", "", images=(self._image(record),))
+                entry = Entry(record.id, "image", "", images=(self._image(record),))
             case Pair():
                 texts, images = (self._text(record.sentence),), (self._image(record.image, gold=False),)
-                return Entry(record.id, "image-text pair without gold", "", texts, images)
+                entry = Entry(record.id, "image-text pair without gold", "", texts, images)
             case Situation():
-                return self._situation(record)
+                entry = self._situation(record)
             case Document():
-                return self._document(record)
+                entry = self._document(record)
             case Conversation():
-                return self._conversation(record)
+                entry = self._conversation(record)
+            case Annotation():
+                entry = self._annotation(record)
+        return entry
 
     def _situation(self, record: Situation) -> Entry:
         image = self.refined[record.image.id]
@@ -280,19 +290,34 @@ class _Sheet:
         )
 
     def _conversation(self, record: Conversation) -> Entry:
-        turns = []
+        lines = []
         for turn in record.turns:
             parsed = parse(turn.answer)
             found = f"{parsed.state}, {len(parsed.events)} event{'' if len(parsed.events) == 1 else 's'}"
-            turns.append((turn.prompt, turn.answer, found))
-        images: tuple[ShownImage, ...] = ()
-        note = f"language {record.language}" if record.language else "no language"
-        if record.media is not None:
-            note += f", {record.media.kind} {record.media.path}"
-            if record.media.kind == "image" and self.media is not None:
-                path = inside(self.media, record.media.path, "media", record.id, "image")
-                images = (self._image(Image(record.media.path, path), gold=False),)
-        return Entry(record.id, "conversation", note, images=images, turns=tuple(turns))
+            lines += [("prompt", turn.prompt), ("answer", turn.answer), ("read as", found)]
+        return Entry(record.id, "conversation", _about(record), images=self._medium(record), lines=tuple(lines))
+
+    def _annotation(self, record: Annotation) -> Entry:
+        lines = [("text", record.text)] if record.text else []
+        named = {region.id: region.text or " ".join(region.labels) for region in record.regions}
+        for region in record.regions:
+            where = region.characters or region.box or region.seconds
+            place = "" if where is None else f" ({', '.join(f'{value:g}' for value in astuple(where))})"
+            lines.append((", ".join(region.labels) or "region", f"{region.text}{place}".strip()))
+        for relation in record.relations:
+            ends = (named.get(end, end) for end in (relation.source, relation.target))
+            lines.append((relation.role, " → ".join(ends)))
+        lines += [("choice", choice) for choice in record.choices]
+        return Entry(record.id, "annotation", _about(record), images=self._medium(record), lines=tuple(lines))
+
+    def _medium(self, record: Conversation | Annotation) -> tuple[ShownImage, ...]:
+        """The image that a record is about, where it is one and its folder is known."""
+        if record.media is None or record.media.kind != "image" or self.media is None:
+            return ()
+        path = inside(self.media, record.media.path, "media", record.id, "image")
+        regions = record.regions if isinstance(record, Annotation) else ()
+        objects = (DetectedObject(r.box, ", ".join(r.labels), 1.0) for r in regions if r.box is not None)
+        return (self._image(Image(record.media.path, path, objects=tuple(objects)), gold=False),)
 
     def _text(self, sentence: Sentence) -> ShownText:
         words = sentence.words
