@@ -110,7 +110,7 @@ def extract(
     model: Annotated[Path, typer.Argument(help="A model folder, as a run leaves it")],
     documents: Annotated[Path, typer.Argument(help="Folder in the M2E2 layout; its gold is not looked at")],
     out: Annotated[Path, typer.Option(help="Prediction file to write (m2e2-pred-1)")] = Path("predictions.json"),
-    objects: Annotated[Path | None, typer.Option(help="Detections of the images, in VOA's object layout")] = None,
+    objects: Annotated[Path | None, typer.Option(help="Detections of the images: a store or a JSON file")] = None,
     similarity: Annotated[str | None, typer.Option(help="CLIP folder or name; none: the same type corefers")] = None,
 ) -> None:
     """Extract events from documents with a trained model."""

@@ -16,9 +16,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from xmtl_ray.data import objects as object_files
 from xmtl_ray.data.ace05 import distinct_spans, union
 from xmtl_ray.data.ace_layouts import JmeeSentence
-from xmtl_ray.data.voa import read_objects
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.records import (
     Box,
@@ -88,7 +88,7 @@ def read(
             image_multimedia_event.json and crossmedia_coref.txt.
         images: folder of the image files ``<id>.jpg``; default ``folder/image`` if there is one. An image without a
             file there has no path.
-        objects: file of detections in VOA's object layout; those of images that no file names are not used.
+        objects: detections, see ``objects.read``; those of images that no file names are not used.
         on_error: see ``strict_json.stream_list``; a record is a row, an image or a line of pairs. What refers to a
             record that was left out is a bad record, too.
 
@@ -103,7 +103,7 @@ def read(
         gold.setdefault(image_id, Image(image_id, None))
     folder_of_images = folder / "image" if images is None else images
     with_pixels = folder_of_images.is_dir()
-    detections = {} if objects is None else read_objects(objects)
+    detections = {} if objects is None else object_files.read(objects)
     for image_id, image in gold.items():
         path = folder_of_images / f"{image_id}.jpg"
         path_or_none = path if with_pixels and path.is_file() else None
