@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from xmtl_ray.cli.console import console, user_errors
 from xmtl_ray.data.format_names import Format
 
 if TYPE_CHECKING:
+    from xmtl_ray.data.audit import Report
     from xmtl_ray.events.ontology import VerbMap
     from xmtl_ray.events.verb_maps import VerbDifference
     from xmtl_ray.report.sheet import Record
@@ -93,6 +97,118 @@ def convert(
         opened = open_source(source, from_, report if skip else None, images=images, boxes=boxes)
         count = conversion.convert(opened, out, to, media)
         typer.echo(f"{out}: {count} records" + (f", {len(bad)} left out" if skip else ""))
+
+
+@app.command("check", epilog="Example: **xmtl data check train.json --against m2e2 --html check.html**")
+def check(
+    sources: Annotated[list[Path], typer.Argument(help="What is to be trained on: files, or folders of VOA or M2E2")],
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="Format of the sources; none: each by its content")
+    ] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="What must not be in it, e.g. test documents; may be given again")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the image files, where it is not beside")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="SWiG's boxes of an imSitu file; none: swig/ beside it")] = None,
+    objects: Annotated[Path | None, typer.Option(help="Detections of M2E2's images")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder that conversations' media lie in; none: beside")] = None,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Longest input of the model, in word pieces")] = 300,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder with tokenizer.json, to count word pieces; none: 1.25 a word")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not decode images; near-duplicates are not found")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with all of it")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+) -> None:
+    """Check data before anything is trained on it; the exit status is 1 if something must be mended.
+
+    Schema, spans, boxes against the images' real sizes, unreadable media, duplicates, and leaks: what SOURCES have in
+    common with --against by id, by content, or nearly.
+    """
+    with user_errors():
+        from xmtl_ray.data.audit import audit
+        from xmtl_ray.data.formats import audit_source
+
+        found = audit(
+            [audit_source(path, format_, images, boxes, objects, media) for path in sources],
+            [audit_source(path, None, None, None, objects, media) for path in against or ()],
+            max_tokens,
+            not quick,
+            None if tokenizer is None else _pieces(tokenizer),
+        )
+        if html is not None:
+            from xmtl_ray.report.audit_page import write_audit
+
+            write_audit(html, found)
+        if as_json:
+            typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+        else:
+            _print_audit(found)
+        if found.errors:
+            raise typer.Exit(1)
+
+
+@app.command("objects", epilog="Example: **xmtl data objects IMAGES --detector yolo:weights.safetensors --out objects**")
+def detect_objects(
+    images: Annotated[Path, typer.Argument(help="Folder of image files")],
+    detector: Annotated[str, typer.Option(help="yolo:WEIGHTS, yolo:FILE.pt#sha256=HEX (AGPL-3.0) or hf:FOLDER")],
+    out: Annotated[Path, typer.Option(help="Store to fill; may be one already")],
+    actors: Annotated[int, typer.Option(min=1, help="Detectors side by side, a CPU each")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="And a GPU each")] = False,
+    voa: Annotated[Path | None, typer.Option(help="Also write all of the store as this file, in VOA's layout")] = None,
+) -> None:
+    """Detect objects in images, on Ray. What the store has already is not detected again."""
+    with user_errors():
+        from xmtl_ray.data import objects
+        from xmtl_ray.distill.detect import detect
+
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task("detecting", total=None)
+            counts = detect(
+                images, detector, out, actors, gpu, progress=lambda done, of: bar.update(task, completed=done, total=of)
+            )
+            bar.update(task, completed=counts.new, total=counts.new)
+        if voa is not None:
+            objects.write_voa(voa, objects.read(out))
+        typer.echo(
+            f"{out}: {counts.images} images: {counts.detected} have detections, {counts.quarantined} are in "
+            f"{out / objects.QUARANTINE}; {counts.new} contents looked at now, {counts.duplicates} duplicates"
+        )
+
+
+@app.command("train-detector", epilog="Example: **xmtl data train-detector demo/world-medium --out weights.safetensors**")
+def train_detector(
+    world: Annotated[Path, typer.Argument(help="Folder that `xmtl world` wrote")],
+    out: Annotated[Path, typer.Option(help="Weights to write: safetensors, for `--detector yolo:FILE`")],
+    images: Annotated[int, typer.Option(min=1, help="Pictures at most")] = 3000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them")] = 6,
+    image_px: Annotated[int, typer.Option(min=32, help="Longer side that they are scaled to; a multiple of 32")] = 160,
+    seed: Annotated[int, typer.Option(help="Of initial weights and order")] = 0,
+) -> None:
+    """Train a small YOLOv8 (AGPL-3.0) on the world's boxes, from scratch, on the CPU: minutes."""
+    with user_errors():
+        from xmtl_ray.data.detector_training import train
+
+        count = train(world, out, images, epochs, image_px, seed)
+        typer.echo(f"{out}: trained on {count} images")
+
+
+@app.command(epilog="Example: **xmtl data ceiling demo/world-medium/m2e2 objects --confidence 0.8**")
+def ceiling(
+    documents: Annotated[Path, typer.Argument(help="Folder in the M2E2 layout")],
+    objects: Annotated[Path, typer.Argument(help="Detections of its images: a store or a JSON file")],
+    confidence: Annotated[list[float] | None, typer.Option(help="Least confidence; may be given again")] = None,
+) -> None:
+    """Print how many gold boxes of visual arguments a detection matches: the most that role classification recalls."""
+    with user_errors():
+        from xmtl_ray.data import m2e2
+        from xmtl_ray.evaluation.ceilings import visual_argument_recall
+
+        read = m2e2.read(documents, objects=objects)
+        for least in confidence or (0.05, 0.25, 0.5, 0.8):
+            reached, gold = visual_argument_recall(read, least)
+            share = f"{100 * reached / gold:.1f} %" if gold else "–"
+            typer.echo(f"confidence >= {least:g}: {reached} of {gold} gold boxes have a detection ({share})")
 
 
 @app.command("show", epilog="Example: **xmtl data show demo/world-medium/m2e2 --out sheet.html --recipe xmtl_demo**")
@@ -225,3 +341,32 @@ def _print_differences(found: Sequence[VerbDifference]) -> None:
 
 def _short(event_type: str | None) -> str:
     return "–" if event_type is None else event_type.rpartition(":")[2]
+
+
+def _print_audit(report: Report) -> None:
+    """What the sources hold, and each kind of finding with its first places."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "records", "texts", "with events", "cut", "images", "files", "videos"):
+        table.add_column(column, justify="right" if column else "left")
+    for own in report.contents:
+        figures = (own.records, own.sentences, own.sentences - own.quiet_sentences, own.cut_sentences)
+        table.add_row("/".join(Path(own.name).parts[-2:]), *(f"{n:,}" for n in (*figures, own.images, own.images_read, own.videos)))
+    console.print(table)
+    for finding in report.findings:
+        colour = "red" if finding.level == "error" else "yellow"
+        console.print(f"[{colour}]{finding.level}[/]: {escape(finding.kind)}: {finding.count:,}")
+        for example in finding.examples[:3]:
+            console.print(f"  {escape(example)}", soft_wrap=True)
+    if not report.findings:
+        console.print("nothing found")
+
+
+def _pieces(folder: Path) -> Callable[[Sequence[str]], int]:
+    """Counts a sentence's word pieces by the tokenizer in ``folder``."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ValueError(f"--tokenizer: found no tokenizer.json in {folder}, expected a tokenizer's folder")
+    tokenizer = Tokenizer.from_file(str(file))
+    return lambda words: len(tokenizer.encode(list(words), is_pretokenized=True))

@@ -17,6 +17,7 @@ from typing import Literal
 from xmtl_ray.data import images, videos
 from xmtl_ray.data.leaks import Images, Match, Texts, text_key
 from xmtl_ray.events.records import (
+    Annotation,
     Box,
     Conversation,
     DataError,
@@ -31,7 +32,7 @@ from xmtl_ray.events.records import (
 )
 
 Level = Literal["error", "warning"]
-Record = Sentence | Situation | Pair | Document | Image | Conversation
+Record = Sentence | Situation | Pair | Document | Image | Conversation | Annotation
 EXAMPLES = 20
 """Findings of one kind that are told in full; the others are counted."""
 PIECES_PER_WORD = 1.25
@@ -90,6 +91,8 @@ class Contents:
     videos: int = 0
     audio: int = 0
     languages: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    """Of annotated regions."""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON; what does not occur is left out."""
@@ -200,7 +203,7 @@ class _Walk:
                     self._text(source.name, text, contents, own, remember)
                 pictures += _pictures(record)
                 _count_images(record, contents)
-                if isinstance(record, Conversation) and record.media is not None:
+                if isinstance(record, Conversation | Annotation) and record.media is not None:
                     self._medium(source, record.id, record.media, contents, pictures)
                 if len(pictures) >= _TOGETHER:
                     self._look(source.name, pictures, contents, own, remember, threads)
@@ -350,6 +353,8 @@ def _texts(record: Record) -> Iterator[_Text]:
         for number, turn in enumerate(record.turns):
             name = record.id if len(record.turns) == 1 else f"{record.id}#{number}"
             yield _Text(name, turn.prompt.split(), ())
+    elif isinstance(record, Annotation) and record.text:
+        yield _Text(record.id, record.text.split(), ())
 
 
 def _shown(record: Record) -> Sequence[Image]:
@@ -377,8 +382,10 @@ def _count_images(record: Record, contents: Contents) -> None:
         contents.image_roles.update(f"{e.type}.{a.role}" for e in image.events for a in e.arguments)
     if isinstance(record, Situation):
         contents.verbs[record.verb] += 1
-    if isinstance(record, Conversation):
+    if isinstance(record, Conversation | Annotation):
         contents.languages[record.language or "?"] += 1
+    if isinstance(record, Annotation):
+        contents.labels.update(label for region in record.regions for label in region.labels)
 
 
 def _size_class(pixels: int) -> str:

@@ -50,7 +50,7 @@ def open_source(
         path: a file (imSitu: its annotations); for VOA and M2E2 the folder of their files.
         format: default the one that the content has.
         on_error: see ``strict_json.stream_list``; ignored by formats whose file is one record.
-        images: folder of the image files; default ``images`` beside an imSitu file, ``image`` in VOA's and M2E2's.
+        images: folder of the image files; default ``images`` beside an imSitu file or in VOA's folder, ``image`` in M2E2's.
         boxes: SWiG's file of an imSitu file; default ``swig/`` beside it, the same name.
         space: imsitu_space.json; default the one beside an imSitu file, if any.
         objects: detections of M2E2's images.
@@ -75,7 +75,7 @@ def open_source(
             captions, words, detections = (
                 next(iter(sorted(path.glob(f"*{name}.json"))), path / f"voa_{name}.json") for name in _VOA
             )
-            kind, records = Pair, voa.stream(captions, words, detections, images or path / "image", on_error)
+            kind, records = Pair, voa.stream(captions, words, detections, images or _images_in(path), on_error)
         case Format.M2E2:
             kind, records = Document, (each for _ in "1" for each in m2e2.read(path, images, objects, on_error))
         case Format.VIDEOLLAMA2:
@@ -88,6 +88,11 @@ def open_source(
             kind = parquet.kind_of(path, _KINDS)
             records = parquet.stream(path, kind)
     return Source(path, format, kind, records)
+
+
+def _images_in(folder: Path) -> Path:
+    """``images`` or, as M2E2 has it, ``image``."""
+    return folder / ("images" if (folder / "images").is_dir() else "image")
 
 
 _VOA = ("img_dataset", "text_entity", "image_entity")
