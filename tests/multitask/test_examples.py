@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from xmtl_ray.data import ace05
+from xmtl_ray.data.world import sentences
 from xmtl_ray.events.ontology import m2e2, mentions
 from xmtl_ray.events.records import (
     Box,
@@ -173,3 +174,12 @@ def test_annotated_images_without_files_are_counted(tiny, tmp_path):
     """Before training, with the number that is missing and the first of them."""
     with pytest.raises(DataError, match=r"\d+ images: found '.*\.jpg', expected a file of each annotated image"):
         read(tiny(f"data.imsitu.images={tmp_path}"))
+
+
+def test_sentences_of_the_world_are_trained_on_and_never_held_out(world, tiny):
+    """As many more training sentences, those that a world of the seed begins with; the dev examples stay the same."""
+    alone, more = (read(tiny(f"data.world_sentences={count}")) for count in (0, 30))
+    assert len(more.train["td"]) == len(alone.train["td"]) + 30
+    assert more.dev["td"] == alone.dev["td"] and more.dev["ae"] == alone.dev["ae"]
+    assert [example.words for example in more.train["td"][-30:]] == [s.words for s in sentences(30, 0)]
+    assert sentences(30, 0) == sentences(40, 0)[:30] != sentences(30, 1)

@@ -50,7 +50,8 @@ def open_source(
         path: a file (imSitu: its annotations); for VOA and M2E2 the folder of their files.
         format: default the one that the content has.
         on_error: see ``strict_json.stream_list``; ignored by formats whose file is one record.
-        images: folder of the image files; default ``images`` beside an imSitu file or in VOA's folder, ``image`` in M2E2's.
+        images: folder of the image files; default ``images`` beside an imSitu file or in VOA's folder, ``image`` in
+            M2E2's.
         boxes: SWiG's file of an imSitu file; default ``swig/`` beside it, the same name.
         space: imsitu_space.json; default the one beside an imSitu file, if any.
         objects: detections of M2E2's images.

@@ -16,17 +16,19 @@ from functools import partial
 from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image as Pictures
 from pydantic import BaseModel, TypeAdapter
 
+from xmtl_ray.data import ace05
 from xmtl_ray.data import world_layouts as layouts
 from xmtl_ray.data.world_documents import write_documents
 from xmtl_ray.data.world_scenes import Drawn, draw
 from xmtl_ray.data.world_text import Draft, Grammar, Mention, Names, chance_of, invent_names
 from xmtl_ray.events.ontology import m2e2
-from xmtl_ray.events.records import DataError
+from xmtl_ray.events.records import DataError, Sentence
 from xmtl_ray.events.strict_json import read_json
 
 VERSION = "world-2"
@@ -130,6 +132,13 @@ def _write_ace(folder: Path, part: str, count: int, names: Names, rng: random.Ra
         records.append(layouts.jmee(draft, f"WORLD_ACE_{part}_{number:05d}"))
     layouts.write_json(folder / f"{part}.json", records)
     return count
+
+
+def sentences(count: int, seed: int) -> tuple[Sentence, ...]:
+    """As many training sentences as a world of this seed begins with, read as any ACE file is; nothing is kept."""
+    with TemporaryDirectory() as folder:
+        _write_ace(Path(folder), "train", count, invent_names(seed), chance_of(seed, "ace train"))
+        return ace05.read(Path(folder) / "train.json")
 
 
 def _draw_imsitu(folder: Path, part: str, seed: int, start: int, end: int) -> dict[str, layouts.Json]:

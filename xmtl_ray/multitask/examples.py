@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from xmtl_ray.config.schema import Config, TaskName
-from xmtl_ray.data import ace05, imsitu, m2e2
+from xmtl_ray.data import ace05, imsitu, m2e2, world
 from xmtl_ray.events import ontology
 from xmtl_ray.events.records import Box, DataError, Image, Sentence, Span
 
@@ -79,6 +79,8 @@ def read(config: Config) -> Examples:
     words: list[tuple[str, ...]] = []
     if {"td", "ae"} & set(tasks):
         train_sentences, dev_sentences = _sentences(config)
+        if data.world_sentences:
+            train_sentences = (*train_sentences, *world.sentences(data.world_sentences, seed))
         words = [sentence.words for sentence in train_sentences]
         for name, make in (("td", trigger_examples), ("ae", argument_examples)):
             train[name], dev[name] = make(train_sentences), make(dev_sentences)
