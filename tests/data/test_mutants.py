@@ -1,0 +1,60 @@
+"""Hundreds of broken files per source: each is read or refused with a DataError, never anything else."""
+
+import json
+import resource
+
+import pytest
+from mutants import targets, tried
+
+from xmtl_ray.data import m2e2
+
+NEEDED = {"I1": 500, "I2": 300, "I3": 300, "I4": 200, "I5": 300}
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    """Handled and tried per source, also as a small JSON file."""
+    folder = tmp_path_factory.mktemp("mutants")
+    found = {name: tried(folder / str(number), target) for number, (name, target) in enumerate(targets().items())}
+    board = {name: {"handled": s.read + s.refused, "tried": s.tried, "read": s.read} for name, s in found.items()}
+    (folder / "scoreboard.json").write_text(json.dumps(board, indent=1))
+    print(json.dumps(board))
+    return found
+
+
+def test_every_mutant_is_read_or_refused(scores):
+    """No other exception, strict or lenient; no misaligned span, empty box or path outside among what was accepted."""
+    assert [failure for score in scores.values() for failure in score.failures] == []
+    assert all(score.read + score.refused == score.tried for score in scores.values())
+
+
+def test_there_are_enough_of_them(scores):
+    """As many as the reliability plan asks for, of both outcomes."""
+    for number, needed in NEEDED.items():
+        own = [score for name, score in scores.items() if name.startswith(number)]
+        assert sum(score.tried for score in own) >= needed
+        assert min(sum(s.read for s in own), sum(s.refused for s in own)) > needed // 20
+
+
+def test_memory_stays_bounded(scores):
+    """All of it in this process, files of a hundred thousand brackets included."""
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1 << 20  # KiB
+
+
+def test_the_unbroken_files_are_read(tmp_path):
+    """The mutants' originals are good, so that a refusal is one of the change."""
+    for number, target in enumerate(targets().values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        target.prepare(folder)
+        for name, value in target.files.items():
+            (folder / name).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+        assert target.read(folder, None)
+
+
+def test_real_files_are_accepted_whole(shared):
+    """M2E2's public half: nothing is rejected."""
+    rejected = []
+    documents = m2e2.read(shared / "data/m2e2", on_error=rejected.append)
+    assert rejected == [] and len(documents) == 108
+    assert sum(len(document.sentences) for document in documents) == 2894
