@@ -132,8 +132,18 @@ def test_word_pieces_are_those_of_a_batch(tmp_path, argument, max_tokens):
     shown = tokens(prompt, argument, read)
     assert [token.text for token in shown] == made.convert_ids_to_tokens(batch.ids[0])
     assert [token.pooled for token in shown] == batch.pooled[0].tolist()
-    text = written(tmp_path, SENTENCE, tokenizer=tmp_path, overrides=[f"model.max_tokens={max_tokens}"]).text
-    assert "trigger detection [CLS]" in text
+    assert "trigger detection [CLS]" in written(tmp_path, SENTENCE, tokenizer=tmp_path).text
+
+
+def test_triggers_are_read_from_the_first_piece_of_each_word(tmp_path):
+    """Those pieces are shaded, as many as there are words."""
+    from xmtl_ray.models.encoders import learn_tokenizer
+
+    learn_tokenizer([["a"]], list("PoliceheldtwomeninRome"), 60).save_pretrained(tmp_path)
+    written(tmp_path, replace(SENTENCE, events=()), tokenizer=tmp_path)
+    page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    line = page[page.index("trigger detection") :].partition("</p></div>")[0]
+    assert line.count('class="pooled') == len(WORDS) < line.count('class="apart')
 
 
 def test_pictures_have_the_mark_and_the_encoders_size(tmp_path, picture):

@@ -34,6 +34,7 @@ from xmtl_ray.events.records import (
     Document,
     Image,
     Pair,
+    Region,
     Sentence,
     Situation,
 )
@@ -52,7 +53,7 @@ _CLIP_PX = 224
 
 @dataclass(frozen=True)
 class Token:
-    """A word or word piece of an input; ``pooled`` tells that its state is one of those averaged for the answer."""
+    """A word or word piece of an input; ``pooled`` tells that its state is one that the answer is read from."""
 
     text: str
     pooled: bool
@@ -153,6 +154,7 @@ def write_sheet(
     entries = [sheet.entry(record) for record in shown]
     prompt = config.data.visual_prompt
     facts = [
+        ("Source", source),
         ("Records", str(len(entries))),
         ("Textual argument", config.model.argument),
         ("Text", f"word pieces of {tokenizer}" if tokenizer else "words (no tokenizer given)"),
@@ -161,11 +163,16 @@ def write_sheet(
         ("Vision encoder", f"{sheet.side} × {sheet.side} pixels"),
     ]
     if not any(entry.texts for entry in entries):
-        del facts[1:4]
+        del facts[2:5]
     if not any(entry.images for entry in entries):
         del facts[-2:]
     page = render(
-        "sheet.html", title=source, facts=facts, entries=entries, side=sheet.side, pooled=config.model.argument
+        "sheet.html",
+        title=Path(source).name,
+        facts=facts,
+        entries=entries,
+        side=sheet.side,
+        argument=config.model.argument,
     )
     path.write_text(page, encoding="utf-8")
     return len(entries)
@@ -227,6 +234,15 @@ def _about(record: Conversation | Annotation) -> str:
     """The language and the medium."""
     language = f"language {record.language}" if record.language else "no language"
     return language if record.media is None else f"{language}, {record.media.kind} {record.media.path}"
+
+
+def _place(region: Region) -> str:
+    """Where a region is: its characters, corners, seconds or frames."""
+    if region.frames or region.track:
+        frames = [f"{span.start} to {span.end - 1}" for span in region.frames]
+        return "frames " + ", ".join(frames or [str(key.frame) for key in region.track])
+    where = region.characters or region.box or region.seconds
+    return "" if where is None else f"({', '.join(f'{value:g}' for value in astuple(where))})"
 
 
 class _Sheet:
@@ -301,9 +317,7 @@ class _Sheet:
         lines = [("text", record.text)] if record.text else []
         named = {region.id: region.text or " ".join(region.labels) for region in record.regions}
         for region in record.regions:
-            where = region.characters or region.box or region.seconds
-            place = "" if where is None else f" ({', '.join(f'{value:g}' for value in astuple(where))})"
-            lines.append((", ".join(region.labels) or "region", f"{region.text}{place}".strip()))
+            lines.append((", ".join(region.labels) or "region", f"{region.text} {_place(region)}".strip()))
         for relation in record.relations:
             ends = (named.get(end, end) for end in (relation.source, relation.target))
             lines.append((relation.role, " → ".join(ends)))
@@ -358,8 +372,10 @@ class _Sheet:
         if self.tokenizer is None:
             return ()
         encoded = self.tokenizer.encode(list(words), is_pretokenized=True)
+        before = [None, *encoded.word_ids]
         return tuple(
-            Token(piece, True, part is None) for piece, part in zip(encoded.tokens, encoded.sequence_ids, strict=True)
+            Token(piece, word is not None and word != last, special=word is None)
+            for piece, word, last in zip(encoded.tokens, encoded.word_ids, before, strict=False)
         )
 
     def _image(self, image: Image, gold: bool = True, annotated: bool = False) -> ShownImage:
