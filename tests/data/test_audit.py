@@ -42,8 +42,8 @@ def draw(tmp_path):
 
     def write(name, seed=None):
         rng = np.random.default_rng(crc32(name.encode()) if seed is None else seed)
-        shapes = np.kron(rng.integers(0, 255, (2, 3, 3), dtype=np.uint8), np.ones((20, 20, 1), dtype=np.uint8))
-        Picture.fromarray(shapes).save(tmp_path / f"{name}.png")
+        spots = Picture.fromarray(rng.integers(0, 255, (12, 18, 3), dtype=np.uint8))
+        spots.resize((60, 40), Picture.Resampling.BICUBIC).save(tmp_path / f"{name}.png")
         return tmp_path / f"{name}.png"
 
     return write

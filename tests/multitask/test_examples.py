@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xmtl_ray.data import ace05
-from xmtl_ray.data.world import sentences
+from xmtl_ray.data import world as news_world
 from xmtl_ray.events.ontology import m2e2, mentions
 from xmtl_ray.events.records import (
     Box,
@@ -181,5 +181,5 @@ def test_sentences_of_the_world_are_trained_on_and_never_held_out(world, tiny):
     alone, more = (read(tiny(f"data.world_sentences={count}")) for count in (0, 30))
     assert len(more.train["td"]) == len(alone.train["td"]) + 30
     assert more.dev["td"] == alone.dev["td"] and more.dev["ae"] == alone.dev["ae"]
-    assert [example.words for example in more.train["td"][-30:]] == [s.words for s in sentences(30, 0)]
-    assert sentences(30, 0) == sentences(40, 0)[:30] != sentences(30, 1)
+    assert [example.words for example in more.train["td"][-30:]] == [s.words for s in news_world.sentences(30, 0)]
+    assert news_world.sentences(30, 0) == news_world.sentences(40, 0)[:30] != news_world.sentences(30, 1)
