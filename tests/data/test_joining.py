@@ -72,7 +72,7 @@ def test_links(tmp_path):
     (root / "loop").symlink_to(root / "loop")
     assert inside(root, "in.jpg", "f", 0, "") == root / "in.jpg"
     assert inside(root, "./x//y.jpg", "f", 0, "") == root / "x" / "y.jpg"
-    for name in ("out.jpg", "folder/a.jpg", "folder/none.jpg"):
+    for name in ("out.jpg", "folder/a.jpg", "folder/none.jpg", "loop"):
         with pytest.raises(DataError, match="not a link out of it"):
             inside(root, name, "f", 0, "")
 

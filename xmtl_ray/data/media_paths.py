@@ -8,6 +8,7 @@ Whether the file exists is not looked at. The surprising fact: ``:`` in the firs
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +20,7 @@ _LONGEST = 1024
 
 def relative(name: str, file: Path | str, record: object, field: str) -> str:
     """``name`` without ``.`` parts and doubled slashes. Raises DataError where it could lead out of a folder."""
-    plain = str(PurePosixPath(name))
+    plain = str(PurePosixPath(name)) if "/" in name or not name else name
     too_long = len(name) > _LONGEST or any(len(part.encode(errors="replace")) > 255 for part in plain.split("/"))
     if plain == "." or too_long or _FORBIDDEN.search(name):
         raise DataError(file, record, field, name, "a relative path: no .., no leading /, no scheme, no backslash")
@@ -28,12 +29,19 @@ def relative(name: str, file: Path | str, record: object, field: str) -> str:
 
 def inside(root: Path, name: str, file: Path | str, record: object, field: str) -> Path:
     """``root/name``, which lies below ``root`` after all links. Raises DataError, as ``relative`` does, if not."""
-    path = root / relative(name, file, record, field)
-    place = path
-    while place != root:
-        if place.is_symlink():
-            if not path.resolve().is_relative_to(root.resolve()):
+    place = relative(name, file, record, field)
+    path = root / place
+    while place:
+        if os.path.islink(f"{root}/{place}"):
+            if not _inside_after_links(root, path):
                 raise DataError(file, record, field, name, f"a file inside {root}, not a link out of it")
             break
-        place = place.parent
+        place = place.rpartition("/")[0]
     return path
+
+
+def _inside_after_links(root: Path, path: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link to itself
+        return False
