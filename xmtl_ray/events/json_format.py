@@ -130,8 +130,8 @@ def _first_value(text: str) -> tuple[object, bool] | None:
         try:
             value, end = _DECODER.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            # Making the error counts the lines before its place, some thirty times as fast as parsing.
-            effort += error.pos - start + error.pos // 32 + 64
+            # Making the error counts the lines before its place, some thirty times as fast as parsing, and takes time.
+            effort += error.pos - start + error.pos // 32 + 256
         except (RecursionError, ValueError):  # too deep; NaN; more digits than Python converts
             return None
         else:
