@@ -20,7 +20,10 @@ def test_every_file_it_names_exists(path):
     assert (ROOT / "xmtl_ray" / path).exists()
 
 
-@pytest.mark.parametrize("line", re.findall(r"^xmtl .*$", TEXT, flags=re.M))
+SCORING = (ROOT / "docs/scoring.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^xmtl [^#\n]*", TEXT + SCORING, flags=re.M))
 def test_every_command_parses(line):
     """Options exist and recipes with their settings make a config."""
     import typer
@@ -34,7 +37,7 @@ def test_every_command_parses(line):
         return
     context = typer.main.get_command(app)
     command = context.commands[verb]
-    if verb == "evaluate":
+    if verb in {"data", "evaluate"}:
         command, arguments = command.commands[arguments[0]], arguments[1:]
     command.make_context(verb, arguments)
 
