@@ -1,6 +1,7 @@
 """imSitu joined with SWiG, and the refinement to M2E2's events."""
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -64,6 +65,40 @@ def test_read(folder):
     assert first.grounding == (("agent", Box(10, 20, 30, 40)), ("held", Box(5.5, 6, 7, 8)), ("tool", None))
     assert first.nouns == (("agent", "n3"), ("held", "n2"))
     assert second.grounding == (("agent", None), ("place", None))
+
+
+def test_memory_does_not_grow_with_the_file(folder):
+    """Four times the records, the same peak but for the hashes of their names (24 bytes in each file)."""
+    bodies = {name: json.loads((folder / f"{name}.json").read_text())["holding_1.jpg"] for name in ("train", "boxes")}
+
+    def peak(count):
+        for name, body in bodies.items():
+            many = json.dumps({f"holding_{number}.jpg": body for number in range(count)})
+            (folder / f"{name}.json").write_text(many)
+        tracemalloc.start()
+        names = (folder / f"{name}.json" for name in ("train", "boxes"))
+        assert sum(1 for _ in imsitu.stream(*names, folder / "images", folder / "space.json")) == count
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(4000) - peak(1000) < 3000 * 2 * 24
+
+
+def test_an_order_of_its_own(folder):
+    """The boxes in another order than the annotations give the same situations."""
+    change(folder, "boxes", lambda body: body.update(dict(reversed([(k, body.pop(k)) for k in list(body)]))))
+    assert {found.image.id for found in read(folder)} == {"holding_1", "napping_2"}
+
+
+def test_bad_records_are_left_out(folder):
+    """A bad record is reported once, whichever file has it, and so is one without its boxes."""
+    change(folder, "train", lambda body: body.update(x=body["holding_1.jpg"], y={"verb": 1}))
+    change(folder, "boxes", lambda body: body.update(y=body["holding_1.jpg"], z={"verb": "holding"}))
+    errors = []
+    names = (folder / f"{name}.json" for name in ("train", "boxes"))
+    assert len(imsitu.read(*names, folder / "images", on_error=errors.append)) == 2
+    assert sorted(str(error).split("record ")[1][:3] for error in errors) == ["'x'", "'y'", "'z'"]
 
 
 def test_missing_images(folder):

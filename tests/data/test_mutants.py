@@ -2,11 +2,13 @@
 
 import json
 import resource
+from dataclasses import replace
 
 import pytest
 from mutants import targets, tried
 
 from xmtl_ray.data import m2e2
+from xmtl_ray.events.records import Annotation, Region, Span
 
 NEEDED = {"I1": 500, "I2": 300, "I3": 300, "I4": 200, "I5": 300}
 
@@ -34,6 +36,19 @@ def test_there_are_enough_of_them(scores):
         own = [score for name, score in scores.items() if name.startswith(number)]
         assert sum(score.tried for score in own) >= needed
         assert min(sum(s.read for s in own), sum(s.refused for s in own)) > needed // 20
+
+
+def test_a_reader_that_fails_is_counted(tmp_path):
+    """The negative controls: another exception, and an accepted span of other words, are failures."""
+
+    def broken(folder, on_error):
+        raise KeyError("event_type")
+
+    target = replace(targets()["I5 Label Studio"], read=broken, count=5)
+    assert len(tried(tmp_path / "a", target).failures) == 10  # strict and lenient
+    shifted = Annotation("1", "a chip", regions=(Region("T", ("launch",), "chip", characters=Span(1, 5)),))
+    target = replace(target, read=lambda folder, on_error: [shifted])
+    assert len(tried(tmp_path / "b", target).failures) == 10
 
 
 def test_memory_stays_bounded(scores):
