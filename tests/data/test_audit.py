@@ -77,6 +77,14 @@ def test_what_the_reader_could_not_read():
     assert kinds(audit([Source("mine", [])])) == {"no record": ("error", 1)}
 
 
+def test_a_control_character():
+    """A NUL is text to Python and nothing to any annotator."""
+    report = audit([Source("mine", [sentence("D_0", "He \0 died")])])
+    assert (
+        kinds(report) == {"a control character in a text": ("error", 1)} and "'\\x00'" in report.findings[0].examples[0]
+    )
+
+
 def test_boxes_against_the_image(draw):
     """One pixel over is how some tools count; more is told, and outside altogether is an error."""
     boxes = [Box(0, 0, 61, 41), Box(-1, 0, 10, 10), Box(0, 0, 63, 40), Box(-5, 0, 9, 9), Box(60, 0, 70, 9)]

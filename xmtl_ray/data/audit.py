@@ -7,6 +7,7 @@ trained on and what is tested on. Nothing is mended or left out: it is told.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ EXAMPLES = 20
 """Findings of one kind that are told in full; the others are counted."""
 PIECES_PER_WORD = 1.25
 """Word pieces of a word, about, where no tokenizer counts them; two more for [CLS] and [SEP]."""
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _TOGETHER = 256
 """Media that are looked at at once."""
 
@@ -211,7 +213,7 @@ class _Walk:
                 told = self._reader_errors(source, told)
             self._look(source.name, pictures, contents, own, remember, threads)
         self._reader_errors(source, told)
-        if not contents.records:
+        if not contents.records and not source.errors:
             self.tell("error", "no record", source.name)
         return contents
 
@@ -232,6 +234,8 @@ class _Walk:
             contents.cut_sentences += 1
             self.tell("warning", f"longer than {self.max_tokens} word pieces: the rest is not read",
                       f"{source}: {text.id}: {len(text.words)} words")  # fmt: skip
+        if (control := _CONTROL.search(" ".join(text.words))) is not None:
+            self.tell("error", "a control character in a text", f"{source}: {text.id}: {control.group()!r}")
         self._id(source, text.id, own, "text", remember)
         key = text_key(text.words)
         if key in own.texts:

@@ -141,7 +141,11 @@ def _first_keys(path: Path) -> set[str]:
         for key, _ in members:
             keys.add(key)
     except DataError:  # a list, or JSON lines, whose second line is what is wrong with an object
-        return next(stream_list(path, _OBJECT, lambda _, record: set(record), lambda error: None), set())
+        errors = list[DataError]()
+        found = next(stream_list(path, _OBJECT, lambda _, record: set(record), errors.append), None)
+        if found is None and errors:  # not one record can be read: that is what is wrong, not the format
+            raise errors[0] from None
+        return found or set()
     return keys
 
 
