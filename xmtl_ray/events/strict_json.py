@@ -359,13 +359,13 @@ class _Seen:
     """Which keys were met, by the 64 bits of their hash in an open table; two of a million agree with 1 : 10^7."""
 
     def __init__(self) -> None:
-        self._table = array("q", bytes(8 << 10))
+        self._table = array("q", [0]) * 1024
         self._count = 0
 
     def add(self, key: str) -> bool:
         """Remember ``key``; True if it was there."""
         if 3 * self._count > 2 * len(self._table):
-            old, self._table, self._count = self._table, array("q", bytes(16 * len(self._table))), 0
+            old, self._table, self._count = self._table, array("q", [0]) * (2 * len(self._table)), 0
             for mark in filter(None, old):
                 self._insert(mark)
         return self._insert(hash(key) or 1)
