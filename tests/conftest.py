@@ -1,5 +1,6 @@
 """Shared by all tests: a small miniature world, tiny settings, and Ray's environment."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -56,3 +57,24 @@ def tiny(world: Path, tmp_path: Path):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def yolo(tmp_path_factory):
+    """Weights of an untrained YOLOv8n with two classes whose detections are sure by its bias."""
+    if importlib.util.find_spec("ultralytics") is None:
+        pytest.skip("the extra detect is not installed")
+    import torch
+
+    from xmtl_ray.data import detectors
+
+    detectors.ultralytics()
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(0)
+    model = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
+    for layer in model.model[-1].cv3:
+        torch.nn.init.constant_(layer[-1].bias, 0.5)
+    path = tmp_path_factory.mktemp("yolo") / "weights.safetensors"
+    detectors.save_yolo(path, model, ["person", "car"], 64)
+    return path, model

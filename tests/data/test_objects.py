@@ -1,7 +1,6 @@
 """The store of detections, the three layouts that are read, and what detectors are taken from."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -164,25 +163,6 @@ def pictures():
 
 
 @pytest.fixture(scope="module")
-def yolo(tmp_path_factory):
-    """Weights of an untrained YOLOv8n with two classes whose detections are sure by its bias."""
-    if importlib.util.find_spec("ultralytics") is None:
-        pytest.skip("the extra detect is not installed")
-    import torch
-
-    detectors.ultralytics()
-    from ultralytics.nn.tasks import DetectionModel
-
-    torch.manual_seed(0)
-    model = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
-    for layer in model.model[-1].cv3:
-        torch.nn.init.constant_(layer[-1].bias, 0.5)
-    path = tmp_path_factory.mktemp("yolo") / "weights.safetensors"
-    detectors.save_yolo(path, model, ["person", "car"], 64)
-    return path, model
-
-
-@pytest.fixture(scope="module")
 def transformer(tmp_path_factory):
     """A folder with an untrained RT-DETR of two layers."""
     import torch
@@ -324,3 +304,19 @@ def test_nobody_imports_ultralytics_unasked():
     code = "import sys, xmtl_ray.distill.detect; print({'ultralytics', 'ray', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.slow
+def test_a_detector_is_trained_on_the_world(world, tmp_path, yolo):
+    """One epoch on pictures of captions: weights that load, with the world's labels; the same seed, the same bytes."""
+    from xmtl_ray.data.detector_training import labelled, train
+
+    rows = list(labelled(world))
+    assert len(rows) == 40 + 160 and all(path.is_file() for path, _ in rows)
+    assert not [path for path, _ in rows if (world / "m2e2") in path.parents], "never the documents that are tested on"
+    for name in ("a.safetensors", "b.safetensors"):
+        assert train(world, tmp_path / name, images=32, epochs=1, image_px=32) == 32
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    detector = detectors.load(detectors.choose(f"yolo:{tmp_path / 'a.safetensors'}"))
+    assert {"person"} < set(detector.names.values()) <= {label for _, boxes in rows for label, _ in boxes}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]

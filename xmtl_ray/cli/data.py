@@ -148,7 +148,7 @@ def check(
             raise typer.Exit(1)
 
 
-@app.command("objects", epilog="Example: **xmtl data objects IMAGES --detector yolo:weights.safetensors --out objects**")
+@app.command("objects", epilog="Example: **xmtl data objects IMAGES --detector yolo:w.safetensors --out objects**")
 def detect_objects(
     images: Annotated[Path, typer.Argument(help="Folder of image files")],
     detector: Annotated[str, typer.Option(help="yolo:WEIGHTS, yolo:FILE.pt#sha256=HEX (AGPL-3.0) or hf:FOLDER")],
@@ -167,7 +167,7 @@ def detect_objects(
             counts = detect(
                 images, detector, out, actors, gpu, progress=lambda done, of: bar.update(task, completed=done, total=of)
             )
-            bar.update(task, completed=counts.new, total=counts.new)
+            bar.update(task, completed=max(counts.new, 1), total=max(counts.new, 1))
         if voa is not None:
             objects.write_voa(voa, objects.read(out))
         typer.echo(
@@ -176,13 +176,13 @@ def detect_objects(
         )
 
 
-@app.command("train-detector", epilog="Example: **xmtl data train-detector demo/world-medium --out weights.safetensors**")
+@app.command("train-detector", epilog="Example: **xmtl data train-detector demo/world-medium --out w.safetensors**")
 def train_detector(
     world: Annotated[Path, typer.Argument(help="Folder that `xmtl world` wrote")],
     out: Annotated[Path, typer.Option(help="Weights to write: safetensors, for `--detector yolo:FILE`")],
-    images: Annotated[int, typer.Option(min=1, help="Pictures at most")] = 3000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over them")] = 6,
-    image_px: Annotated[int, typer.Option(min=32, help="Longer side that they are scaled to; a multiple of 32")] = 160,
+    images: Annotated[int, typer.Option(min=1, help="Pictures at most")] = 2000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them")] = 4,
+    image_px: Annotated[int, typer.Option(min=32, help="Longer side that they are scaled to; a multiple of 32")] = 128,
     seed: Annotated[int, typer.Option(help="Of initial weights and order")] = 0,
 ) -> None:
     """Train a small YOLOv8 (AGPL-3.0) on the world's boxes, from scratch, on the CPU: minutes."""

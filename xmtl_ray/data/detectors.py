@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from PIL import Image as Pictures
 from PIL.Image import Image as Picture
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -262,11 +263,14 @@ def ultralytics() -> ModuleType:
     home = tempfile.mkdtemp(prefix="ultralytics-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     os.environ.update(HOME_ALONE, YOLO_CONFIG_DIR=home)
+    opener = Pictures.open
     try:
         import ultralytics as library
         from ultralytics import utils
     except ImportError:
         raise DetectorError("detector: a YOLO needs ultralytics (AGPL-3.0): pip install 'xmtl_ray[detect]'") from None
+    finally:
+        Pictures.open = opener  # it puts one there that looks for further packages when a file cannot be read
     if utils.ONLINE or utils.AUTOINSTALL or not utils.SAFE_LOAD:
         raise DetectorError("detector: ultralytics was imported before with the network on; use a new process")
     folders = {name: home for name in ("datasets_dir", "weights_dir", "runs_dir")}
