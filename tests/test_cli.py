@@ -134,7 +134,6 @@ def test_a_typo_is_one_line_and_status_2(arguments, message):
         ["evaluate", "generative", "--gold", "/nowhere.jsonl", "--pred", "/nowhere/p.jsonl"],
         ["data", "show", "/nowhere"],
         ["data", "objects", "/nowhere", "--detector", "yolo:/nowhere.safetensors", "--out", "/nowhere/objects"],
-        ["data", "train-detector", "/nowhere", "--out", "/nowhere/weights.safetensors"],
         ["data", "ceiling", "/nowhere", "/nowhere/objects.json"],
         ["data", "map", "--against", "/nowhere.tsv"],
         ["data", "map", "--counts", "/nowhere.json"],

@@ -307,16 +307,14 @@ def test_nobody_imports_ultralytics_unasked():
 
 
 @pytest.mark.slow
-def test_a_detector_is_trained_on_the_world(world, tmp_path, yolo):
-    """One epoch on pictures of captions: weights that load, with the world's labels; the same seed, the same bytes."""
-    from xmtl_ray.data.detector_training import labelled, train
+def test_a_detector_is_trained_on_drawn_pictures(tmp_path, yolo):
+    """One epoch on 32 of them: weights that load, with the world's labels; the same seed, the same bytes."""
+    from xmtl_ray.data.detector_training import train
+    from xmtl_ray.data.world_layouts import NOUNS
 
-    rows = list(labelled(world))
-    assert len(rows) == 40 + 160 and all(path.is_file() for path, _ in rows)
-    assert not [path for path, _ in rows if (world / "m2e2") in path.parents], "never the documents that are tested on"
     for name in ("a.safetensors", "b.safetensors"):
-        assert train(world, tmp_path / name, images=32, epochs=1, image_px=32) == 32
+        train(tmp_path / name, images=32, epochs=1, image_px=32)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     detector = detectors.load(detectors.choose(f"yolo:{tmp_path / 'a.safetensors'}"))
-    assert {"person"} < set(detector.names.values()) <= {label for _, boxes in rows for label, _ in boxes}
+    assert tuple(detector.names.values()) == NOUNS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]

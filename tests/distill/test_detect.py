@@ -112,7 +112,7 @@ detect(Path({str(folder)!r}), "yolo:{yolo[0]}", Path({str(tmp_path)!r}), shard=1
 """
     environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
     driver = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None and driver.stdout.readline() == "1\n"
+    assert driver.stdout is not None and driver.stdout.readline() == "0\n" and driver.stdout.readline() == "1\n"
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     time.sleep(3)  # its actor dies a little later, and may still commit
@@ -124,7 +124,7 @@ detect(Path({str(folder)!r}), "yolo:{yolo[0]}", Path({str(tmp_path)!r}), shard=1
     killed = []
 
     def kill(done: int, of: int) -> None:
-        if not killed:
+        if done and not killed:
             for process in psutil.Process().children(recursive=True):
                 if "MapWorker" in " ".join(process.cmdline()):
                     killed.append(process.pid)

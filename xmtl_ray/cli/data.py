@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -162,12 +163,16 @@ def detect_objects(
         from xmtl_ray.data import objects
         from xmtl_ray.distill.detect import detect
 
-        with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("detecting", total=None)
-            counts = detect(
-                images, detector, out, actors, gpu, progress=lambda done, of: bar.update(task, completed=done, total=of)
-            )
-            bar.update(task, completed=max(counts.new, 1), total=max(counts.new, 1))
+        bar = Progress(console=Console(stderr=True))
+        task = bar.add_task("detecting", total=None)
+        with contextlib.ExitStack() as shown:
+
+            def progress(done: int, of: int) -> None:
+                if done == 0:
+                    shown.enter_context(bar)
+                bar.update(task, completed=done, total=of)
+
+            counts = detect(images, detector, out, actors, gpu, progress=progress)
         if voa is not None:
             objects.write_voa(voa, objects.read(out))
         typer.echo(
@@ -176,21 +181,20 @@ def detect_objects(
         )
 
 
-@app.command("train-detector", epilog="Example: **xmtl data train-detector demo/world-medium --out w.safetensors**")
+@app.command("train-detector", epilog="Example: **xmtl data train-detector --out weights.safetensors**")
 def train_detector(
-    world: Annotated[Path, typer.Argument(help="Folder that `xmtl world` wrote")],
     out: Annotated[Path, typer.Option(help="Weights to write: safetensors, for `--detector yolo:FILE`")],
-    images: Annotated[int, typer.Option(min=1, help="Pictures at most")] = 2000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over them")] = 4,
+    images: Annotated[int, typer.Option(min=1, help="Pictures to draw")] = 2500,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them")] = 5,
     image_px: Annotated[int, typer.Option(min=32, help="Longer side that they are scaled to; a multiple of 32")] = 128,
-    seed: Annotated[int, typer.Option(help="Of initial weights and order")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same weights")] = 0,
 ) -> None:
-    """Train a small YOLOv8 (AGPL-3.0) on the world's boxes, from scratch, on the CPU: minutes."""
+    """Train a small YOLOv8 (AGPL-3.0) on pictures drawn as the world's are, from scratch, on the CPU: minutes."""
     with user_errors():
         from xmtl_ray.data.detector_training import train
 
-        count = train(world, out, images, epochs, image_px, seed)
-        typer.echo(f"{out}: trained on {count} images")
+        train(out, images, epochs, image_px, seed)
+        typer.echo(f"{out}: trained on {images} pictures")
 
 
 @app.command(epilog="Example: **xmtl data ceiling demo/world-medium/m2e2 objects --confidence 0.8**")

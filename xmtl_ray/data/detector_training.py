@@ -1,9 +1,9 @@
-"""A small YOLOv8 from scratch on the boxes of the miniature news world: a real detector for where none can be had.
+"""A small YOLOv8 from scratch on drawn pictures: a real detector of the miniature news world's objects.
 
-Its pictures are those of the world's imSitu part, in which SWiG says where each role is and imSitu by which noun, and
-those of its captions with their detections; the documents that are tested on are not looked at. The surprising fact:
-SWiG's boxes are not all that a picture shows (a second guard has none), so the detector learns to be less sure of an
-object than it could be, and is best used with a low threshold.
+As COCO is for detectors of photographs, its pictures are others than those that events are learnt from or tested on,
+and every object in them has a box. The surprising fact: SWiG's boxes would not do. They mark one object for each role,
+so a detector that learns from them learns to overlook the rest: with 2000 such pictures and four epochs it met 39 % of
+the gold boxes of the world's documents at confidence 0.25.
 """
 
 from __future__ import annotations
@@ -12,78 +12,61 @@ import json
 import logging
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, TypeAdapter
+from PIL.Image import Image as Picture
 
-from xmtl_ray.data import images as image_files
-from xmtl_ray.data import imsitu, objects
-from xmtl_ray.data.detectors import save_yolo, ultralytics
-from xmtl_ray.events.records import Box, DataError
-from xmtl_ray.events.strict_json import read_json
+from xmtl_ray.data import objects
+from xmtl_ray.data.detectors import DetectorError, save_yolo, ultralytics
+from xmtl_ray.data.world import UNMAPPED_SHARE, save
+from xmtl_ray.data.world_images import Figure
+from xmtl_ray.data.world_layouts import NOUNS
+from xmtl_ray.data.world_scenes import draw
+from xmtl_ray.data.world_text import chance_of
+from xmtl_ray.events.ontology import m2e2
 
 log = logging.getLogger(__name__)
 
 ARCHITECTURE = "yolov8n.yaml"
 BATCH = 32
-SURE = 0.5
-"""Detections of the captions' pictures that are taken for true."""
-
-Labelled = tuple[Path, list[tuple[str, Box]]]
-"""A picture with its boxes and their labels."""
+TWO_SHARE = 0.15
+"""Share of pictures that show two scenes."""
 
 
-class _Noun(BaseModel):
-    gloss: list[str]
+def pictures(count: int, rng: random.Random) -> Iterator[tuple[Picture, list[Figure]]]:
+    """Pictures of the world in its training looks, each with all that is drawn in it."""
+    types = m2e2().types
+    for _ in range(count):
+        if rng.random() < TWO_SHARE:
+            drawn = draw(rng, rng.sample(types, 2))
+        else:
+            drawn = draw(rng, ["" if rng.random() < UNMAPPED_SHARE else rng.choice(types)])
+        yield drawn.picture, list(drawn.figures)
 
 
-class _Space(BaseModel):
-    nouns: dict[str, _Noun]
-
-
-def labelled(world: Path) -> Iterator[Labelled]:
-    """The pictures of a world that a detector may learn from, the fully labelled first. Raises DataError."""
-    voa = world / "voa"
-    for name, found in objects.read(voa / "image_entity.json", SURE).items():
-        yield voa / "images" / f"{name}.jpg", [(item.label, item.box) for item in found]
-    folder = world / "imsitu"
-    space = folder / "imsitu_space.json"
-    nouns = read_json(space, TypeAdapter(_Space)).nouns
-    for situation in imsitu.read(folder / "train.json", folder / "swig" / "train.json", folder / "images", space):
-        assert situation.image.path is not None
-        named = dict(situation.nouns)
-        boxes = {box: named[role] for role, box in situation.grounding if box is not None and role in named}
-        yield situation.image.path, [(nouns[noun].gloss[0], box) for box, noun in boxes.items()]
-
-
-def train(world: Path, out: Path, images: int = 2000, epochs: int = 4, image_px: int = 128, seed: int = 0) -> int:
-    """Train on the first ``images`` of ``labelled`` and write the weights; returns how many there were.
+def train(out: Path, images: int, epochs: int, image_px: int, seed: int = 0) -> None:
+    """Draw pictures, train on them and write the weights.
 
     Args:
-        world: folder that ``xmtl world`` wrote.
         out: safetensors that the detector ``yolo:`` loads.
-        images: at most this many.
+        images: how many pictures.
         epochs: passes over them.
         image_px: longer side that they are scaled to; a multiple of 32.
-        seed: of the initial weights and the order.
+        seed: of the pictures, the initial weights and the order; the same seed gives the same weights.
 
-    Runs on the CPU with one thread unless OMP_NUM_THREADS says otherwise. Raises DataError, DetectorError.
+    Runs on the CPU with one thread unless OMP_NUM_THREADS says otherwise. Raises DetectorError.
     """
     if image_px % 32:
-        raise DataError(out, None, "image_px", image_px, "a multiple of 32")
-    rows = [row for row, _ in zip(labelled(world), range(images), strict=False)]
-    names = sorted({label for _, boxes in rows for label, _ in boxes})
+        raise DetectorError(f"image_px: found {image_px}, expected a multiple of 32")
     ultralytics()
     from ultralytics.models.yolo.detect import DetectionTrainer
 
-    random.seed(seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = DetectionTrainer(
             overrides={
                 "model": ARCHITECTURE,
-                "data": str(_dataset(Path(scratch), rows, names)),
+                "data": str(_dataset(Path(scratch), pictures(images, chance_of(seed, "detector")))),
                 "imgsz": image_px,
                 "epochs": epochs,
                 "batch": BATCH,
@@ -94,33 +77,36 @@ def train(world: Path, out: Path, images: int = 2000, epochs: int = 4, image_px:
                 "mosaic": 0.0,
                 "device": "cpu",
                 "workers": 0,
-                "cache": "ram",
                 "project": scratch,
                 "name": "run",
                 # What a run from scratch on a CPU has no use for, or what would look for something on the network.
                 **dict.fromkeys(("amp", "pretrained", "plots", "val", "save", "verbose"), False),
             }
         )
+        trainer.add_callback(
+            "on_train_epoch_end",
+            lambda own: log.info("epoch %d of %d: loss %.2f", own.epoch + 1, epochs, float(sum(own.tloss.values()))),
+        )
         trainer.train()  # type: ignore[no-untyped-call]
-        objects.write_whole(out, lambda file: save_yolo(file, trainer.ema.ema, names, image_px))  # type: ignore[attr-defined]
-    return len(rows)
+        model = trainer.ema.ema  # type: ignore[attr-defined]
+        objects.write_whole(out, lambda file: save_yolo(file, model, NOUNS, image_px))
 
 
-def _dataset(folder: Path, rows: Sequence[Labelled], names: Sequence[str]) -> Path:
-    """``rows`` in ultralytics' layout, the pictures as links; returns the file that describes it."""
+def _dataset(folder: Path, rows: Iterable[tuple[Picture, list[Figure]]]) -> Path:
+    """Pictures with their boxes in ultralytics' layout; returns the file that describes it."""
     for part in ("images", "labels"):
         (folder / part).mkdir()
-    for number, (path, boxes) in enumerate(rows):
-        facts = image_files.probe(path)
+    for number, (picture, figures) in enumerate(rows):
         lines = ""
-        for label, box in boxes:
-            x, width = (box.x0 + box.x1) / 2 / facts.width, (box.x1 - box.x0) / facts.width
-            y, height = (box.y0 + box.y1) / 2 / facts.height, (box.y1 - box.y0) / facts.height
-            lines += f"{names.index(label)} {x:.6f} {y:.6f} {width:.6f} {height:.6f}\n"
-        (folder / "images" / f"{number}{path.suffix}").symlink_to(path.absolute())
+        for figure in figures:
+            x0, y0, x1, y1 = figure.box
+            x, width = (x0 + x1) / 2 / picture.width, (x1 - x0) / picture.width
+            y, height = (y0 + y1) / 2 / picture.height, (y1 - y0) / picture.height
+            lines += f"{NOUNS.index(figure.label)} {x:.6f} {y:.6f} {width:.6f} {height:.6f}\n"
+        save(picture, folder / "images" / f"{number}.jpg")
         (folder / "labels" / f"{number}.txt").write_text(lines, encoding="utf-8")
     # It scores the last epoch whatever it is told, so that is one picture.
-    (folder / "dev.txt").write_text(f"./images/0{rows[0][0].suffix}\n", encoding="utf-8")
-    layout: dict[str, object] = {"path": str(folder), "train": "images", "val": "dev.txt", "names": list(names)}
+    (folder / "dev.txt").write_text("./images/0.jpg\n", encoding="utf-8")
+    layout = {"path": str(folder), "train": "images", "val": "dev.txt", "names": list(NOUNS)}
     (folder / "data.yaml").write_text(json.dumps(layout), encoding="utf-8")
     return folder / "data.yaml"

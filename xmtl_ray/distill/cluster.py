@@ -30,6 +30,7 @@ def cluster(cpus: int) -> Iterator[None]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that its bars are off
     ours = not ray.is_initialized()
     if ours:
         local = {} if address else {"num_cpus": max(os.cpu_count() or 1, cpus), "include_dashboard": False}

@@ -28,7 +28,7 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
 """Names that count as images; what is in such a file its content says."""
 
 Progress = Callable[[int, int], None]
-"""Called with the contents done and all that there are to do."""
+"""Called with the contents done, first 0, and all that there are to do; not at all if there are none."""
 
 
 class DetectionError(ValueError):
@@ -137,6 +137,8 @@ def _run(
 ) -> None:
     shards = [todo[start : start + shard] for start in range(0, len(todo), shard)]
     rows = [{"contents": [content for content, _ in some], "paths": [str(path) for _, path in some]} for some in shards]
+    if progress is not None:
+        progress(0, len(todo))
     with cluster(actors):
         import ray
         from ray.data import ActorPoolStrategy
