@@ -91,7 +91,8 @@ class Data(Section):
     test: Path | None = None
     """Folder in the M2E2 layout that is extracted from and scored after training; none: nothing is."""
     test_objects: Path | None = None
-    """Detections of the test images in VOA's object layout; needed to find visual arguments."""
+    """Detections of the test images, needed to find visual arguments: a store of `xmtl data objects`, or a JSON file in
+    VOA's or MMUTF's layout."""
     ace: AceData | None = None
     """ACE 2005; none: the text tasks learn from `train`."""
     imsitu: ImsituData | None = None
