@@ -353,8 +353,9 @@ def _print_audit(report: Report) -> None:
     for column in ("", "records", "texts", "with events", "cut", "images", "files", "videos"):
         table.add_column(column, justify="right" if column else "left")
     for own in report.contents:
-        figures = (own.records, own.sentences, own.sentences - own.quiet_sentences, own.cut_sentences)
-        table.add_row("/".join(Path(own.name).parts[-2:]), *(f"{n:,}" for n in (*figures, own.images, own.images_read, own.videos)))
+        texts = (own.sentences, own.sentences - own.quiet_sentences, own.cut_sentences)
+        figures = (own.records, *texts, own.images, own.images_read, own.videos)
+        table.add_row("/".join(Path(own.name).parts[-2:]), *(f"{figure:,}" for figure in figures))
     console.print(table)
     for finding in report.findings:
         colour = "red" if finding.level == "error" else "yellow"
