@@ -8,7 +8,8 @@ import pytest
 from PIL import Image as Picture
 
 from xmtl_ray.data import m2e2
-from xmtl_ray.data.audit import EXAMPLES, Source, audit
+from xmtl_ray.data.audit import Source, audit
+from xmtl_ray.data.audit_report import EXAMPLES
 from xmtl_ray.events.records import (
     Box,
     Conversation,

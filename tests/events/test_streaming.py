@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import StrictInt, TypeAdapter
 
-from xmtl_ray.events import strict_json
+from xmtl_ray.events import json_window
 from xmtl_ray.events.records import DataError
 from xmtl_ray.events.strict_json import read_json, stream_dict, stream_list
 
@@ -44,7 +44,7 @@ def members(path, layout=ANY, on_error=None):
 @given(rows=st.lists(VALUES, max_size=6), keyed=st.dictionaries(st.text(), VALUES, max_size=6), data=st.data())
 def test_a_stream_has_the_values_of_the_file(tmp_path, monkeypatch, rows, keyed, data):
     """List, JSON lines and object, however written, through windows that cut every token somewhere."""
-    monkeypatch.setattr(strict_json, "_CHUNK", data.draw(st.integers(1, 40)))
+    monkeypatch.setattr(json_window, "_CHUNK", data.draw(st.integers(1, 40)))
     style = {"indent": data.draw(st.sampled_from([None, 1])), "ensure_ascii": data.draw(st.booleans())}
     path = tmp_path / "file.json"
     path.write_text(json.dumps(rows, **style), encoding="utf-8", newline="\r\n")
@@ -131,14 +131,14 @@ def test_a_broken_line_costs_one_line(file):
 
 def test_a_record_that_never_ends(file, monkeypatch):
     """The window does not grow with such a file."""
-    monkeypatch.setattr(strict_json, "RECORD_MIB", 1)
+    monkeypatch.setattr(json_window, "RECORD_MIB", 1)
     with pytest.raises(DataError, match="record 0: whole record: found 'more than 1 MiB'"):
         records(file('[{"a": "' + "x" * (5 << 20)))
 
 
 def test_repeated_keys_are_found_among_many():
     """The table of hashes grows and forgets nothing."""
-    seen = strict_json._Seen()
+    seen = json_window.Seen()
     keys = [f"image_{number}.jpg" for number in range(20_000)]
     assert not any(seen.add(key) for key in keys)
     assert all(seen.add(key) for key in random.Random(0).sample(keys, 2000))

@@ -18,7 +18,7 @@ from xmtl_ray.cli.console import console, user_errors
 from xmtl_ray.data.format_names import Format
 
 if TYPE_CHECKING:
-    from xmtl_ray.data.audit import Report
+    from xmtl_ray.data.audit_report import Report
     from xmtl_ray.events.ontology import VerbMap
     from xmtl_ray.events.verb_maps import VerbDifference
     from xmtl_ray.report.sheet import Record

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 
 from xmtl_ray.data.ace_layouts import LAYOUTS, Layout, Told, layout_of
 from xmtl_ray.events.ontology import m2e2
-from xmtl_ray.events.records import Entity, Sentence, Span, TextArgument, TextEvent
-from xmtl_ray.events.strict_json import Report, stream_list
+from xmtl_ray.events.records import Entity, Report, Sentence, Span, TextArgument, TextEvent
+from xmtl_ray.events.strict_json import stream_list
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from xmtl_ray.data import ace05, audit, imsitu, label_studio, m2e2, parquet, vid
 from xmtl_ray.data.ace_layouts import Layout, layout_of
 from xmtl_ray.data.format_names import Format
 from xmtl_ray.events import predictions
-from xmtl_ray.events.records import Annotation, Conversation, DataError, Document, Pair, Sentence, Situation
-from xmtl_ray.events.strict_json import Report, stream_dict, stream_list
+from xmtl_ray.events.records import Annotation, Conversation, DataError, Document, Pair, Report, Sentence, Situation
+from xmtl_ray.events.strict_json import stream_dict, stream_list
 
 Record = Sentence | Situation | Pair | Document | Conversation | Annotation | predictions.Predictions
 _KINDS: tuple[type[Record], ...] = (Sentence, Situation, Pair, Document, Conversation, Annotation)

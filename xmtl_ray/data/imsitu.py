@@ -26,11 +26,12 @@ from xmtl_ray.events.records import (
     DataError,
     DetectedObject,
     Image,
+    Report,
     Situation,
     VisualArgument,
     VisualEvent,
 )
-from xmtl_ray.events.strict_json import Corners, Report, attempt, positive, read_json, stream_dict
+from xmtl_ray.events.strict_json import Corners, attempt, positive, read_json, stream_dict
 
 log = logging.getLogger(__name__)
 

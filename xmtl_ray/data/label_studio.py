@@ -31,9 +31,10 @@ from xmtl_ray.events.records import (
     Media,
     Region,
     Relation,
+    Report,
     Span,
 )
-from xmtl_ray.events.strict_json import Number, Report, stream_list, validated
+from xmtl_ray.events.strict_json import Number, stream_list, validated
 
 T = TypeVar("T")
 

@@ -27,6 +27,7 @@ from xmtl_ray.events.records import (
     Entity,
     Image,
     MultimediaEvent,
+    Report,
     Sentence,
     TextArgument,
     TextEvent,
@@ -36,7 +37,6 @@ from xmtl_ray.events.records import (
 )
 from xmtl_ray.events.strict_json import (
     Number,
-    Report,
     attempt,
     positive,
     read_text,

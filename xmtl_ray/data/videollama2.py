@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter
 
 from xmtl_ray.data.media_paths import relative
 from xmtl_ray.events.json_format import parse
-from xmtl_ray.events.records import Conversation, DataError, GenerativeEvent, GenerativeSample, Media, Turn
-from xmtl_ray.events.strict_json import Report, stream_list, write_list
+from xmtl_ray.events.records import Conversation, DataError, GenerativeEvent, GenerativeSample, Media, Report, Turn
+from xmtl_ray.events.strict_json import stream_list, write_list
 
 INSTRUCTIONS = {
     "en": "Extract all events as JSON.",

@@ -19,8 +19,8 @@ from xmtl_ray.data.ace05 import distinct_spans
 from xmtl_ray.data.ace_layouts import EntityMention
 from xmtl_ray.data.joined import join
 from xmtl_ray.data.media_paths import inside
-from xmtl_ray.events.records import Box, DataError, DetectedObject, Entity, Image, Pair, Sentence
-from xmtl_ray.events.strict_json import Number, PositiveCorners, Report, attempt, stream_dict
+from xmtl_ray.events.records import Box, DataError, DetectedObject, Entity, Image, Pair, Report, Sentence
+from xmtl_ray.events.strict_json import Number, PositiveCorners, attempt, stream_dict
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StrictInt, TypeAdapter
 
+from xmtl_ray.events.json_window import AGAIN
 from xmtl_ray.events.records import DataError
-from xmtl_ray.events.strict_json import AGAIN, PositiveCorners, validated
+from xmtl_ray.events.strict_json import PositiveCorners, validated
 
 MALFORMED = "malformed"
 """Type, role and id of a replacement."""

@@ -7,6 +7,7 @@ document's id, an underscore and a number.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,6 +25,10 @@ class DataError(ValueError):
             text = text[:117] + "..."
         place = f"{file}: record {record!r}" if record is not None else f"{file}"
         super().__init__(f"{place}: {field or 'whole record'}: found {text}, expected {expected}")
+
+
+Report = Callable[[DataError], None]
+"""What a lenient reader does with a bad record before it goes on without it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from xmtl_ray.data.audit import Report
+from xmtl_ray.data.audit_report import Report
 from xmtl_ray.report.templates import render
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from xmtl_ray.config.schema import IMAGE_TASKS, TEXT_TASKS, Config
 from xmtl_ray.data import ace05, imsitu, m2e2
-from xmtl_ray.data.audit import Report, Source, audit
+from xmtl_ray.data.audit import Source, audit
+from xmtl_ray.data.audit_report import Report
 from xmtl_ray.data.fingerprint import fingerprints
 from xmtl_ray.events.ontology import verb_map
 from xmtl_ray.events.records import DataError, Image
