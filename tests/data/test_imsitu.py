@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from xmtl_ray.data import imsitu
-from xmtl_ray.events import strict_json
+from xmtl_ray.events import json_window
 from xmtl_ray.events.ontology import VerbMap
 from xmtl_ray.events.records import Box, DataError, DetectedObject, Image, Situation, VisualArgument, VisualEvent
 
@@ -70,7 +70,7 @@ def test_read(folder):
 
 def test_memory_does_not_grow_with_the_file(folder, monkeypatch):
     """Four times the records, the same peak but for hashes of their names; kept, they would take 3 KB each."""
-    monkeypatch.setattr(strict_json, "_CHUNK", 1 << 12)
+    monkeypatch.setattr(json_window, "_CHUNK", 1 << 12)
     bodies = {name: json.loads((folder / f"{name}.json").read_text())["holding_1.jpg"] for name in ("train", "boxes")}
 
     def peak(count):
