@@ -68,6 +68,9 @@ def test_sentence_in_both_text_files(folder):
         (DIE, 2, ["Victim", "Place"]),
         (MEET, 5, ["Entity"]),
     ]
+    own = [(e.type, e.trigger.start, [a.role for a in e.arguments]) for e in sentence.multimedia_events]
+    assert own == [(MEET, 5, ["Entity"]), (DIE, 2, ["Place"])]  # as the multimedia file alone has them
+    assert document.sentences[0].multimedia_events == ()
 
 
 def test_order_and_multimedia_flags(folder):

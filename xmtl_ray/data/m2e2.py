@@ -126,7 +126,9 @@ def _sentences(folder: Path, on_error: Report | None) -> tuple[dict[str, Sentenc
     def sentence(file: Path, multimedia: bool, index: int, row: _TextRow) -> tuple[_TextRow, Sentence]:
         row.check_spans(file, row.id)
         entities = tuple(Entity(mention.span, mention.type) for mention in row.entities)
-        new = Sentence(row.id, tuple(row.words), entities, tuple(_text_events(file, row)), multimedia)
+        events = tuple(_text_events(file, row))
+        own = union(events) if multimedia else ()
+        new = Sentence(row.id, tuple(row.words), entities, events, multimedia, own)
         old = sentences.get(row.id, replace(new, entities=(), events=()))
         if old.words != new.words:
             raise DataError(file, row.id, "words", list(new.words), f"{list(old.words)}, as before")
