@@ -14,6 +14,8 @@ console = Console(highlight=False)
 
 def print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     """A table per protocol: P, R, F1 and the counts."""
+    from xmtl_ray.evaluation.summary import metric_label
+
     for protocol, metrics in scores.items():
         table = Table(title=f"M2E2, protocol {protocol}", title_justify="left")
         table.add_column("")
@@ -22,7 +24,7 @@ def print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Non
         for metric, values in metrics.items():
             known = values["predicted"] or values["gold"]
             table.add_row(
-                metric.replace("mm_", "multimedia_").replace("_", " "),
+                metric_label(metric),
                 *(f"{values[column]:.1f}" if known else "–" for column in ("P", "R", "F1")),
                 *(f"{values[column]:g}" for column in ("correct", "predicted", "gold")),
             )

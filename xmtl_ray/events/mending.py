@@ -6,14 +6,13 @@ as predicted: leaving it out would reward a system for breaking its output.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StrictInt, TypeAdapter
 
 from xmtl_ray.events.json_window import AGAIN
-from xmtl_ray.events.records import DataError
+from xmtl_ray.events.records import DataError, Report
 from xmtl_ray.events.strict_json import PositiveCorners, validated
 
 MALFORMED = "malformed"
@@ -82,10 +81,8 @@ _WRONG_VISUAL = {"type": MALFORMED}
 _WRONG_PAIR = {"sentence": f"{MALFORMED}_0", "image": f"{MALFORMED}_0", "type": MALFORMED}
 _WRONG_ARGUMENTS = {"text": {"role": MALFORMED, "span": NOWHERE}, "image": {"role": MALFORMED, "box": _NO_BOX}}
 
-_Report = Callable[[DataError], None]
 
-
-def mended(path: Path, value: object, report: _Report) -> object:
+def mended(path: Path, value: object, report: Report) -> object:
     """The file's JSON value with every malformed item replaced; each is told to ``report``.
 
     Events under a repeated id, or under an image's second spelling, are all malformed. Only what stands in the place of
@@ -135,7 +132,7 @@ def _event(
     wrong: dict[str, Any],
     wrong_argument: dict[str, Any],
     repeated: bool,
-    report: _Report,
+    report: Report,
 ) -> object:
     """The item itself where it is sound; else as much of it as is."""
     if not repeated and _sound(path, record, str(number), item, event, report):
@@ -149,7 +146,7 @@ def _event(
     return {**head, "arguments": sound}
 
 
-def _sound(path: Path, record: str, field: str, item: object, layout: TypeAdapter[Any], report: _Report | None) -> bool:
+def _sound(path: Path, record: str, field: str, item: object, layout: TypeAdapter[Any], report: Report | None) -> bool:
     try:
         validated(path, (record, field) if field else (record,), item, layout)
     except DataError as error:

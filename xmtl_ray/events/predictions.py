@@ -9,7 +9,7 @@ unknown inside an event is an error, since it would be a misspelt field. The sur
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from xmtl_ray.events.records import (
     DataError,
     Document,
     MultimediaEvent,
+    Report,
     Span,
     TextArgument,
     TextEvent,
@@ -56,7 +57,7 @@ class _File(BaseModel):
 _LAYOUT = TypeAdapter(_File)
 
 
-def read(path: Path, on_error: Callable[[DataError], None] | None = None) -> Predictions:
+def read(path: Path, on_error: Report | None = None) -> Predictions:
     """Read an ``m2e2-pred-1`` file. Whether ids, types and roles exist is for ``check``.
 
     Equal events stay, for the scorer to judge. Anything malformed, a repeated key, and both spellings of one image's id

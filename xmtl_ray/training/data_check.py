@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from xmtl_ray.config.schema import IMAGE_TASKS, TEXT_TASKS, Config
-from xmtl_ray.data import ace05, imsitu, m2e2
-from xmtl_ray.data.audit import Source, audit
-from xmtl_ray.data.audit_report import Report
+from xmtl_ray.data import ace05, audit_report, imsitu, m2e2
+from xmtl_ray.data.audit import Record, Source, audit
 from xmtl_ray.data.fingerprint import fingerprints
 from xmtl_ray.events.ontology import verb_map
-from xmtl_ray.events.records import DataError, Image
+from xmtl_ray.events.records import DataError, Image, Report
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class UntrustedData(ValueError):
     """Data that must not be trained on: what was found, and where all of it stands."""
 
 
-def check_data(config: Config, folder: Path | None) -> Report | None:
+def check_data(config: Config, folder: Path | None) -> audit_report.Report | None:
     """Audit what ``config.data`` names; None where it is switched off or was done before for the same files.
 
     Args:
@@ -68,32 +68,31 @@ def _sources(config: Config) -> tuple[list[Source], list[Source]]:
     sources, test = list[Source](), list[Source]()
     if tasks & set(TEXT_TASKS):
         if data.train is not None:
-            errors = list[DataError]()
-            sources.append(Source("data.train", m2e2.read(data.train, on_error=errors.append), errors))
+            sources.append(_source("data.train", partial(m2e2.read, data.train)))
         if data.ace is not None:
             for name, path in (("data.ace.train", data.ace.train), ("data.ace.dev", data.ace.dev)):
                 if path is not None:
-                    errors = list[DataError]()
-                    records = ace05.stream(path, data.ace.extent, on_error=errors.append)
-                    sources.append(Source(name, records, errors))
+                    sources.append(_source(name, partial(ace05.stream, path, data.ace.extent)))
     if tasks & set(IMAGE_TASKS) and data.imsitu is not None:
         source = data.imsitu
         splits = [("data.imsitu.train", source.train, source.train_boxes)]
         if source.dev is not None and source.dev_boxes is not None:
             splits.append(("data.imsitu.dev", source.dev, source.dev_boxes))
-        for name, annotations, boxes in splits:
-            errors = list[DataError]()
-            sources.append(Source(name, _refined(config, annotations, boxes, errors), errors))
+        sources += [_source(name, partial(_refined, config, *files)) for name, *files in splits]
     if data.test is not None:
-        errors = list[DataError]()
-        documents = m2e2.read(data.test, objects=data.test_objects, on_error=errors.append)
-        test.append(Source("data.test", documents, errors))
+        test.append(_source("data.test", partial(m2e2.read, data.test, objects=data.test_objects)))
     return sources, test
 
 
-def _refined(config: Config, annotations: Path, boxes: Path, errors: list[DataError]) -> Iterator[Image]:
+def _source(name: str, read: Callable[..., Iterable[Record]]) -> Source:
+    """What ``read`` gives, with the errors of its leniency."""
+    errors = list[DataError]()
+    return Source(name, read(on_error=errors.append), errors)
+
+
+def _refined(config: Config, annotations: Path, boxes: Path, on_error: Report) -> Iterator[Image]:
     """The images that are trained on: files of others need not be there."""
     source = config.data.imsitu
     assert source is not None
-    situations = tuple(imsitu.stream(annotations, boxes, source.images, source.space, errors.append))
+    situations = tuple(imsitu.stream(annotations, boxes, source.images, source.space, on_error))
     yield from imsitu.refine(situations, verb_map(source.verb_map), source.keep_unmapped, config.train.seed)
