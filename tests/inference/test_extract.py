@@ -167,7 +167,7 @@ def shown(kind, **roles):
 
 
 def extract(taught, documents, *overrides):
-    return Extractor(taught, settings(*overrides))(documents)
+    return Extractor([taught], settings(*overrides).inference)(documents)
 
 
 def test_a_document_becomes_its_events(taught, images):
@@ -283,7 +283,7 @@ def test_a_task_that_the_model_lacks_is_not_predicted(images, tasks, text, image
     loaded = weights.create(config, weights.make_tokenizer(config, [FIRST.words]))
     if text:
         loaded.model.td.scores.bias.data[m2e2().tags.index(f"B-{DIE}")] = 100
-    found = Extractor(loaded, config)([Document("D", (FIRST,), tuple(images))])
+    found = Extractor([loaded], config.inference)([Document("D", (FIRST,), tuple(images))])
     deaths = tuple(TextEvent(DIE, Span(word, word + 1)) for word in range(len(FIRST.words)))
     assert found.text == ({"D_0": deaths} if text else {})
     assert set(found.image) == ({"D_0", "D_1"} if image else set())

@@ -71,5 +71,5 @@ def test_extraction_asks_as_training_did(tiny, world, setting):
     config = tiny(setting, "inference.trigger_bias=9", "inference.verb_threshold=0.1", "inference.schema_filter=false")
     loaded, _, _ = loaded_with(config)
     documents = m2e2.read(world / "m2e2", objects=world / "m2e2/image_entity.json")[:2]
-    predictions = Extractor(loaded, config)(documents)
+    predictions = Extractor([loaded], config.inference)(documents)
     assert predictions.text or predictions.image

@@ -124,7 +124,7 @@ def extract(
         loaded = weights.load(model)
         threshold = loaded.config.inference.coreference.threshold
         scorer = clip_similarity(similarity, threshold, next(loaded.model.parameters()).device)
-        predictions = Extractor(loaded, loaded.config, scorer)(m2e2.read(documents, objects=objects))
+        predictions = Extractor([loaded], loaded.config.inference, scorer)(m2e2.read(documents, objects=objects))
         rule = how(scorer)
         prediction_files.write(out, predictions, coreference=rule, model=str(model))
         typer.echo(

@@ -180,12 +180,21 @@ def _absolute(config: Config) -> Config:
                 changes[name] = value.model_copy(update=under_root(value))
         return changes
 
+    def absolute(section: BaseModel) -> dict[str, Any]:
+        found = {name: getattr(section, name) for name in type(section).model_fields}
+        return {name: value.expanduser().resolve() for name, value in found.items() if isinstance(value, Path)}
+
     data = config.data.model_copy(update={**under_root(config.data), "root": root})
+    pseudo, teachers = config.multitask.pseudo, config.distill.teachers
+    multitask = config.multitask.model_copy(update={"pseudo": pseudo.model_copy(update=absolute(pseudo))})
+    distill = config.distill.model_copy(update={"teachers": teachers.model_copy(update=absolute(teachers))})
     storage = config.storage_path if "://" in config.storage_path else str(Path(config.storage_path).resolve())
     model = config.model.model_copy(
         update={name: _folder(getattr(config.model, name)) for name in ("text_encoder", "image_encoder")}
     )
-    return config.model_copy(update={"data": data, "storage_path": storage, "model": model})
+    return config.model_copy(
+        update={"data": data, "storage_path": storage, "model": model, "multitask": multitask, "distill": distill}
+    )
 
 
 def _folder(name: str) -> str:

@@ -16,6 +16,11 @@ TaskName = Literal["td", "ae", "vc", "rc"]
 TEXT_TASKS: tuple[TaskName, ...] = ("td", "ae")
 IMAGE_TASKS: tuple[TaskName, ...] = ("vc", "rc")
 
+Term = Literal["td", "ae", "vc", "rc", "td_pseudo", "ae_pseudo", "vc_pseudo", "rc_pseudo", "consistency"]
+"""What a loss is of: a task, its pseudo-label twin (k' of Eq. 14), or ARK's agreement with its teacher."""
+PSEUDO: dict[TaskName, Term] = {"td": "td_pseudo", "ae": "ae_pseudo", "vc": "vc_pseudo", "rc": "rc_pseudo"}
+"""Each task's twin."""
+
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -59,6 +64,17 @@ class ImsituData(Section):
     """Share of images of unmapped verbs to keep, as images without event. The paper keeps none."""
 
 
+class PairsData(Section):
+    """Image-text pairs without gold, for teachers to label [Training Strategy]."""
+
+    source: Path
+    """A folder in VOA's layout, or a Parquet file of pairs (`xmtl data convert`)."""
+    images: Path | None = None
+    """Folder of the image files; none: where the source keeps them."""
+    objects: Path | None = None
+    """A store of `xmtl data objects` with the images' detections; none: the source's own."""
+
+
 class TextPrompt(Section):
     """How an entity and its event are put to the text encoder [Fig. 2]."""
 
@@ -97,6 +113,8 @@ class Data(Section):
     """ACE 2005; none: the text tasks learn from `train`."""
     imsitu: ImsituData | None = None
     """imSitu and SWiG; needed by vc and rc."""
+    pairs: PairsData | None = None
+    """Image-text pairs that `xmtl pseudo-label` labels."""
     dev_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training documents (or records) held out where no dev file is named. Not in the paper."""
     world_sentences: Annotated[int, Field(ge=0)] = 0
@@ -177,8 +195,8 @@ class Model(Section):
     """Recompute the encoders' activations in the backward pass to save memory."""
 
 
-class TaskRates(Section):
-    """How often a task's examples come, relative to how many it has; 1 for all is in proportion to the data."""
+class PerTask(Section):
+    """A positive number for each task, 1 unless said otherwise."""
 
     td: Rate = 1.0
     ae: Rate = 1.0
@@ -186,22 +204,132 @@ class TaskRates(Section):
     rc: Rate = 1.0
 
 
+class Thresholds(Section):
+    """What a pseudo-label's confidence must exceed [Experimental setup]."""
+
+    td: Fraction = 0.8
+    """Of the sentence's best tag path: its probability by Eq. 5."""
+    ae: Fraction = 0.8
+    """Of an entity's most probable role, None included."""
+    vc: Fraction = 0.8
+    """Of each type of an image."""
+    rc: Fraction = 0.8
+    """Of an object's most probable role, None included."""
+
+
+class PseudoLabels(Section):
+    """What the pseudo-label twins of the tasks learn from; used by strategy xmtl only [Training Strategy]."""
+
+    store: Path | None = None
+    """Folder that `xmtl pseudo-label` has written; `xmtl run` makes it itself."""
+    beta: Annotated[float, Field(ge=0)] = 0.5
+    """Factor on the weight of every pseudo-label twin, Eq. 14."""
+    threshold: Thresholds = Thresholds()
+    agreement: Literal["shared", "same", "none"] = "shared"
+    """Which pairs are kept: both sides have a type in common (shared, as the paper), have exactly the same types
+    (same), or each side by itself, whatever the other shows (none)."""
+    schema_filter: bool = True
+    """Leave out a role that the ontology does not give to the type; false: learn it all the same."""
+    rate: Rate = 1.0
+    """How often a twin's examples come, relative to its task's; 1 is in proportion to how many there are."""
+
+
+class Weighting(Section):
+    """W of Eq. 14: how much each loss counts. Weights are made of losses reduced over all workers."""
+
+    name: Literal["dwa", "fixed", "uncertainty", "famo", "upgrad"] = "dwa"
+    """dwa: Eq. 13. fixed: `multitask.weighting.fixed`. uncertainty: learnt variances (Kendall et al. 2018). famo:
+    losses fall at like rates (Liu et al. 2023; one more forward pass a step). upgrad: gradients that pull against each
+    other are projected (Quinton and Rey 2024, by torchjd; two more passes a step, and one gradient per loss in
+    memory)."""
+    alpha: Rate = 0.5
+    """Temperature factor of Eq. 13; 0.5 is the temperature T = 2 of the original method [Experimental setup]."""
+    interval: Annotated[str, Field(pattern=r"^(epoch|steps:[1-9]\d*)$")] = "epoch"
+    """The time step t of Eq. 13: `epoch`, or `steps:N` for every N optimizer steps. Weights are 1 for the first two."""
+    fixed: PerTask = PerTask()
+    """Weights of `fixed`; a pseudo-label twin has its task's, times beta."""
+    learning_rate: Rate = 0.025
+    """Adam's, of what uncertainty and famo learn; the value of FAMO's paper."""
+    decay: Annotated[float, Field(ge=0)] = 0.001
+    """Pull of famo's logits towards equal weights; the value of its paper."""
+
+
+class Ark(Section):
+    """Cyclic training with a teacher of one's own past (Ma et al. 2023, "Foundation Ark"), after its idea."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Share of the teacher that is kept at each step; the rest becomes the student's: an exponential moving average."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Of the mean squared distance between student's and teacher's pooled states."""
+
+
 class Multitask(Section):
     """Which tasks are learnt together, and how."""
 
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] = ("td", "ae", "vc", "rc")
     """td trigger detection, ae argument extraction, vc verb classification, rc role classification."""
-    strategy: Literal["joint"] = "joint"
-    """joint: every step learns from every task, in proportion to their data."""
-
-    rate: TaskRates = TaskRates()
-    """Departures from the paper's proportional sampling."""
+    strategy: Literal["single", "alternating", "ark", "joint", "xmtl"] = "joint"
+    """single: one task alone, a teacher. alternating: tasks in turn, cyclically. ark: the same, held together by a
+    teacher that is the model's moving average (and is the model that is kept). joint: every step learns from every
+    task, in proportion to their data. xmtl: joint, and from pseudo-labels; with weighting dwa the paper's own."""
+    cycle: Annotated[str, Field(pattern=r"^(epoch|steps:[1-9]\d*)$")] = "epoch"
+    """A task's turn in alternating and ark: all its data of an epoch (`epoch`), or `steps:N` optimizer steps."""
+    rate: PerTask = PerTask()
+    """How often a task's examples come, relative to how many it has; 1 for all is the paper's proportional sampling."""
+    weighting: Weighting = Weighting()
+    pseudo: PseudoLabels = PseudoLabels()
+    ark: Ark = Ark()
 
     @model_validator(mode="after")
-    def _unique(self) -> Self:
+    def _strategy(self) -> Self:
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks lists one twice: {self.tasks}")
+        if self.strategy == "single" and len(self.tasks) > 1:
+            raise ValueError(f"strategy single learns one task, tasks lists {len(self.tasks)}: {', '.join(self.tasks)}")
+        if self.strategy in {"alternating", "ark"} and len(self.tasks) == 1:
+            raise ValueError(f"strategy {self.strategy} needs tasks to take turns, tasks lists only {self.tasks[0]}")
+        if not self.summed and self.weighting.name != "fixed":
+            raise ValueError(
+                f"weighting.name {self.weighting.name} weighs losses that are summed; strategy {self.strategy} learns "
+                "from one task at a time: set multitask.weighting.name=fixed"
+            )
         return self
+
+    @property
+    def summed(self) -> bool:
+        """Whether a step's loss is a sum over tasks."""
+        return self.strategy in {"joint", "xmtl"}
+
+    @property
+    def terms_per_step(self) -> int:
+        """How many losses a step may sum."""
+        return len(self.tasks) * (2 if self.strategy == "xmtl" else 1) if self.summed else 1
+
+
+class Teachers(Section):
+    """Folders of single-task models, as `xmtl train` leaves them; one folder may serve several tasks."""
+
+    td: Path | None = None
+    ae: Path | None = None
+    vc: Path | None = None
+    rc: Path | None = None
+
+
+class Distill(Section):
+    """How teachers label image-text pairs (`xmtl pseudo-label`)."""
+
+    teachers: Teachers = Teachers()
+    floor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Arguments are labelled for pairs whose sides share a type that both are surer of than this; thresholds of a
+    selection may not be lower."""
+    shard: Positive = 64
+    """Pairs that are labelled and committed together."""
+    actors: Positive = 1
+    """Actors of each of the stages (triggers, types, arguments)."""
+    gpu: bool = False
+    """A share of a GPU for each actor."""
+    max_quarantined: Fraction = 0.05
+    """Largest share of pairs that may be left out for their broken images; more is an error."""
 
 
 class LearningRates(Section):
@@ -291,6 +419,8 @@ class Tracking(Section):
     experiment: Annotated[str, Field(min_length=1)] = "xmtl"
     enabled: bool = True
     """False: nothing is sent; numbers stay in the run folder."""
+    parent: str | None = None
+    """MLflow run that this one is a part of; `xmtl run` and its like set it."""
 
 
 class Coreference(Section):
@@ -332,6 +462,7 @@ class Config(Section):
     model: Model = Model()
     multitask: Multitask = Multitask()
     train: Train = Train()
+    distill: Distill = Distill()
     engine: Engine = Engine()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
@@ -351,12 +482,33 @@ class Config(Section):
                 f"storage_path: {self.storage_path!r} needs cluster.workers of at least 1, for Ray keeps the "
                 "checkpoints there; without workers name a folder"
             )
-        if self.engine.name == "deepspeed" and self.cluster.workers == 0:
-            raise ValueError("engine.name: deepspeed needs cluster.workers of at least 1")
-        smallest = len(tasks) * max(1, self.cluster.workers) * self.train.accumulation
+        self._engine_fits()
+        workers, terms = max(1, self.cluster.workers), self.multitask.terms_per_step
+        smallest = terms * workers * self.train.accumulation
         if self.train.global_batch < smallest:
             raise ValueError(
-                f"train.global_batch: {self.train.global_batch} is too small: {len(tasks)} tasks × "
-                f"{max(1, self.cluster.workers)} workers × {self.train.accumulation} micro-batches need {smallest}"
+                f"train.global_batch: {self.train.global_batch} is too small: {terms} tasks × {workers} workers × "
+                f"{self.train.accumulation} micro-batches need {smallest}"
             )
         return self
+
+    def _engine_fits(self) -> None:
+        """Raises ValueError for what an engine cannot do, before anything starts."""
+        engine, multitask = self.engine, self.multitask
+        if engine.name == "deepspeed" and self.cluster.workers == 0:
+            raise ValueError("engine.name: deepspeed needs cluster.workers of at least 1")
+        if multitask.weighting.name == "upgrad" and engine.zero_stage >= 2:
+            raise ValueError(
+                f"multitask.weighting.name: upgrad needs each loss's whole gradient on every worker, which ZeRO stage "
+                f"{engine.zero_stage} shards; set engine.zero_stage to 0 or 1, or weigh by dwa, uncertainty or famo"
+            )
+        if multitask.weighting.name == "famo" and self.train.accumulation > 1:
+            raise ValueError(
+                f"multitask.weighting.name: famo must know the losses of the whole global batch before its backward "
+                f"pass, and train.accumulation={self.train.accumulation} cuts it in parts; set it to 1"
+            )
+        if multitask.strategy == "ark" and engine.zero_stage == 3:
+            raise ValueError(
+                "multitask.strategy: ark averages whole weights on every worker, which ZeRO stage 3 shards; set "
+                "engine.zero_stage to 2 or lower"
+            )

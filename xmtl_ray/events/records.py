@@ -8,7 +8,7 @@ document's id, an underscore and a number.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -63,6 +63,8 @@ class TextArgument:
 
     role: str
     span: Span
+    confidence: float | None = field(default=None, compare=False)
+    """Probability that the model which predicted it gave it; None: gold, or not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class TextEvent:
     type: str
     trigger: Span
     arguments: tuple[TextArgument, ...] = ()
+    confidence: float | None = field(default=None, compare=False)
+    """Probability that the model which predicted it gave it; None: gold, or not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,8 @@ class VisualArgument:
     role: str
     box: Box
     union: bool = False
+    confidence: float | None = field(default=None, compare=False)
+    """Probability that the model which predicted it gave it; None: gold, or not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,8 @@ class VisualEvent:
 
     type: str
     arguments: tuple[VisualArgument, ...] = ()
+    confidence: float | None = field(default=None, compare=False)
+    """Probability that the model which predicted it gave it; None: gold, or not known."""
 
 
 @dataclass(frozen=True, slots=True)

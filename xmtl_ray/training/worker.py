@@ -196,7 +196,7 @@ def _score_test(
     """Extract from the test documents, each rank its share, and score on rank 0."""
     spec = config.inference.coreference
     similarity = clip_similarity(spec.encoder, spec.threshold, context.device)
-    extractor = Extractor(best, config, similarity)
+    extractor = Extractor([best], config.inference, similarity)
     predictions = _gather(context, extractor(documents[context.rank :: context.world_size]))
     if context.rank != 0:
         return {}
