@@ -24,7 +24,7 @@ def cluster():
     """One Ray cluster for this module."""
     import ray
 
-    from xmtl_ray.distill.cluster import ENVIRONMENT
+    from xmtl_ray.cluster.connection import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
     context = ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": ENVIRONMENT})

@@ -30,7 +30,7 @@ def cluster():
     """One Ray cluster for this module; runs started by the command line join it through RAY_ADDRESS."""
     import ray
 
-    from xmtl_ray.training.launch import ENVIRONMENT
+    from xmtl_ray.cluster.connection import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
     # Workers import this module, too.

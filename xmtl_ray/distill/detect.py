@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xmtl_ray.cluster.connection import cluster
 from xmtl_ray.data import images as image_files
 from xmtl_ray.data import objects
 from xmtl_ray.data.detectors import Choice, choose, load
 from xmtl_ray.data.objects import Detected
-from xmtl_ray.distill.cluster import cluster
 from xmtl_ray.events.records import DataError
 
 log = logging.getLogger(__name__)

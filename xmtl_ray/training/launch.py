@@ -7,24 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from xmtl_ray.cluster.connection import cluster, set_environment
 from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
 from xmtl_ray.training.data_check import check_data
 from xmtl_ray.training.storage import is_local, saved_config
 
 log = logging.getLogger(__name__)
-
-ENVIRONMENT = {
-    # Train's controller looks for reports this often; its own 2 s would hold every checkpoint up that long.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-"""Given to every process of a run, unless the user has set it."""
 
 
 class LaunchError(ValueError):
@@ -38,15 +27,25 @@ class TrainingError(ValueError):
 def launch(config: Config) -> dict[str, Any]:
     """Train, extract and score by ``config``; the same name again continues where it stopped.
 
-    Returns the summary of rank 0. Raises LaunchError or UntrustedData before Ray starts, TrainingError when the workers
-    gave up.
+    Returns the summary of rank 0. Raises LaunchError or UntrustedData before Ray starts, ClusterError where GPUs are
+    missing, TrainingError when the workers gave up.
     """
     check(config)
     check_data(config, Path(config.storage_path) / config.name if is_local(config.storage_path) else None)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if config.cluster.workers and not _address(config):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own choice for a new cluster, which it tells at length
+    spec = config.cluster
+    if not spec.workers:
+        set_environment()
+        return _fit(config)
+    with cluster(
+        spec.workers * spec.cpus_per_worker,
+        gpus=spec.workers * spec.gpu,
+        address=spec.address,
+        dashboard=True,
+    ):
+        return _fit(config)
+
+
+def _fit(config: Config) -> dict[str, Any]:
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -54,8 +53,6 @@ def launch(config: Config) -> dict[str, Any]:
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     workers, spec = config.cluster.workers, config.train
-    if workers:
-        _connect(config)
     resources = {"CPU": config.cluster.cpus_per_worker} | ({"GPU": 1} if config.cluster.gpu else {})
     trainer = TorchTrainer(
         train_worker,
@@ -118,29 +115,3 @@ def _cause(error: Exception) -> str:
     for rank, failure in sorted(failures.items()):
         return f"worker {rank}: {str(failure).strip().splitlines()[-1]}"
     return str(error)
-
-
-def _address(config: Config) -> str | None:
-    """Of the cluster to join; None starts one."""
-    return config.cluster.address or os.environ.get("RAY_ADDRESS")
-
-
-def _connect(config: Config) -> None:
-    """Join the cluster that the config or the environment names, or start one on this machine."""
-    import ray
-
-    if ray.is_initialized():
-        return
-    environment = {name: os.environ[name] for name in ENVIRONMENT}
-    address = _address(config)
-    needed = config.cluster.workers * config.cluster.cpus_per_worker
-    local: dict[str, Any] = {} if address else {"num_cpus": max(os.cpu_count() or 1, int(needed))}
-    ray.init(
-        address=address, runtime_env={"env_vars": environment}, log_to_driver=True, logging_level="WARNING", **local
-    )
-    have = ray.cluster_resources()
-    if not address and have.get("GPU", 0) < config.cluster.workers * config.cluster.gpu:
-        raise LaunchError(
-            f"cluster.gpu: {config.cluster.workers} workers need as many GPUs, here are {have.get('GPU', 0):g}; "
-            "set cluster.gpu=false or name a cluster by cluster.address"
-        )

@@ -1,0 +1,78 @@
+"""The Ray cluster that training and data jobs run on: one that is named, one that is there already, or this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+ENVIRONMENT = {
+    # Train's controller looks for reports this often; its own 2 s would hold every checkpoint up that long.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""Given to every process of a run or a job, unless the user has set it."""
+
+
+class ClusterError(ValueError):
+    """A cluster that lacks what was asked for."""
+
+
+def set_environment() -> None:
+    """Give this process ``ENVIRONMENT``; to be called before ray, mlflow or transformers are imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def cluster(cpus: float, gpus: int = 0, address: str | None = None, dashboard: bool = False) -> Iterator[None]:
+    """Within it Ray is connected. Where it is so already, nothing is done, at the end neither.
+
+    Args:
+        cpus: logical CPUs that a cluster started here has at least; those of another one are its own business.
+        gpus: GPUs that are needed.
+        address: of the cluster to join; None: RAY_ADDRESS, or one is started on this machine.
+        dashboard: start it with the cluster; Tune needs its State API to free what a stopped trial held.
+
+    Raises ClusterError where a cluster started here has too few GPUs.
+    """
+    set_environment()
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own choice for a new cluster, which it tells at length
+    import ray
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that its bars are off
+    ours = not ray.is_initialized()
+    try:
+        if ours:
+            local: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, int(cpus)), "include_dashboard": dashboard}
+            environment = {name: os.environ[name] for name in ENVIRONMENT}
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": environment},
+                logging_level="WARNING",
+                **({} if address else local),
+            )
+            have = ray.cluster_resources().get("GPU", 0)
+            if not address and have < gpus:
+                raise ClusterError(
+                    f"GPUs: found {have:g} on this machine, expected {gpus}; do without (cluster.gpu=false, no --gpu), "
+                    "or name a cluster (cluster.address, RAY_ADDRESS)"
+                )
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
