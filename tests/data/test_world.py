@@ -225,3 +225,15 @@ def test_the_truth_about_pairs_is_beside_them(world):
         sides["text"] and sides["image"] and not set(sides["text"]) & set(sides["image"]) for sides in truth.values()
     )
     assert any(not sides["text"] and not sides["image"] for sides in truth.values())
+
+
+def test_more_pairs_change_no_other_file(world, tmp_path):
+    """With more caption pairs the first ones and all other files are the same; world.json counts them."""
+    counts = write_world(tmp_path, 0, "small", pairs=45)
+    before, after = digest(world), digest(tmp_path)
+    listings = {f"voa/{name}.json" for name in ("img_dataset", "text_entity", "image_entity")} | {"world.json"}
+    assert {name for name, content in before.items() if after[name] != content} == listings
+    assert len(after) == len(before) + 5
+    told = json.loads((tmp_path / "world.json").read_text())
+    assert told["counts"] == counts and counts["pairs"] == len(told["pairs"]) == 45
+    assert list(told["pairs"].items())[:40] == list(json.loads((world / "world.json").read_text())["pairs"].items())

@@ -82,6 +82,7 @@ def world(
     size: Annotated[Size, typer.Option(help="small trains in seconds, medium in a minute or two, large in many")] = (
         Size.MEDIUM
     ),
+    pairs: Annotated[int | None, typer.Option(min=1, help="Caption pairs; none: as many as the size has")] = None,
 ) -> None:
     """Write the miniature news world: a seeded corpus in the layouts of ACE, imSitu + SWiG, VOA and M2E2."""
     from xmtl_ray.data.world import write_world
@@ -89,7 +90,7 @@ def world(
     with user_errors():
         if out.exists() and any(out.iterdir()):
             raise ValueError(f"{out}: found files in it, expected a new or empty folder")
-        counts = write_world(out, seed, size.value, _processes(size))
+        counts = write_world(out, seed, size.value, _processes(size), pairs)
         typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import starmap
 from multiprocessing import get_context
@@ -76,22 +76,25 @@ UNMAPPED_SHARE = 0.25
 """Share of imSitu pictures whose verb shows no event of the benchmark."""
 
 
-def write_world(out: Path, seed: int, size: str, processes: int = 1) -> dict[str, int]:
+def write_world(out: Path, seed: int, size: str, processes: int = 1, pairs: int | None = None) -> dict[str, int]:
     """Write the world of ``seed`` and ``size`` (small, medium, large) under ``out``; returns what was written.
 
-    Files already there are overwritten, others left alone. The number of processes that draw changes no byte. Raises
-    DataError for an unknown size.
+    Files already there are overwritten, others left alone. The number of processes that draw changes no byte, and
+    ``pairs``, another number of caption pairs than the size has, none outside the pairs' own files and world.json.
+    Raises DataError for an unknown size.
     """
     if size not in SIZES:
         raise DataError(out, None, "size", size, f"one of {', '.join(SIZES)}")
     how_much, names = SIZES[size], invent_names(seed)
+    if pairs is not None:
+        how_much = replace(how_much, pairs=pairs)
     counts: dict[str, int] = {}
     with _pool(processes) as run:
         images = {
             part: run(partial(_draw_imsitu, out / "imsitu" / "images", part, seed), _blocks(count))
             for part, count in (("train", how_much.imsitu_train), ("dev", how_much.imsitu_dev))
         }
-        pairs = run(_write_pairs, [(out / "voa", how_much.pairs, names, chance_of(seed, "voa"))])
+        captioned = run(_write_pairs, [(out / "voa", how_much.pairs, names, chance_of(seed, "voa"))])
         documents = run(write_documents, [(out / "m2e2", how_much.documents, names, chance_of(seed, "m2e2"))])
         for part, count in (("train", how_much.ace_train), ("dev", how_much.ace_dev)):
             chance = chance_of(seed, f"ace {part}")
@@ -99,7 +102,7 @@ def write_world(out: Path, seed: int, size: str, processes: int = 1) -> dict[str
         layouts.write_json(out / "imsitu" / "imsitu_space.json", layouts.imsitu_space())
         for part, blocks in images.items():
             counts[f"imsitu_{part}_images"] = _write_imsitu(out / "imsitu", part, blocks)
-        truth = next(pairs)
+        truth = next(captioned)
         counts["pairs"] = len(truth)
         counts |= next(documents)
     summary = {"version": VERSION, "seed": seed, "size": size, "counts": counts, "pairs": truth}
