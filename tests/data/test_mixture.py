@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xmtl_ray.data.mixture import POOL, epoch_batches, quotas, rank_share, steps_per_epoch
+from xmtl_ray.data.mixture import (
+    POOL,
+    cyclic_batches,
+    cyclic_steps,
+    epoch_batches,
+    quotas,
+    rank_share,
+    steps_per_epoch,
+)
 
 NAMES = ("td", "ae", "vc", "rc")
 
@@ -33,7 +41,7 @@ def plans(draw):
 def epoch(sizes, shares, number=0, seed=0, first_step=0, lengths=None):
     return [
         {name: indices.tolist() for name, indices in step.items()}
-        for step in epoch_batches(sizes, shares, seed, number, first_step, lengths)
+        for step in epoch_batches(sizes, shares, steps_per_epoch(sizes, shares), seed, number, first_step, lengths)
     ]
 
 
@@ -120,7 +128,7 @@ def test_every_epoch_and_seed_has_its_own_order(lengths):
 def test_ranks_and_micro_batches_partition_the_global_batch(plan, world_size, accumulation):
     """Every example goes to exactly one micro-batch of one rank; with enough of each task, none lacks a task."""
     sizes, shares, lengths = plan
-    for step in list(epoch_batches(sizes, shares, 0, 0, 0, lengths))[:3]:
+    for step in list(epoch_batches(sizes, shares, steps_per_epoch(sizes, shares), 0, 0, 0, lengths))[:3]:
         parts = [part for rank in range(world_size) for part in rank_share(step, rank, world_size, accumulation)]
         assert len(parts) == world_size * accumulation
         for name, indices in step.items():
@@ -157,3 +165,53 @@ def test_steps_of_like_lengths_come_in_random_order():
     rises = (np.diff(td) > 0).mean()
     assert 0.25 < rises < 0.75
     assert np.corrcoef(td.argsort().argsort(), ae.argsort().argsort())[0, 1] > 0.99
+
+
+def test_a_task_with_few_examples_is_gone_through_again():
+    """Ten steps of two pseudo-labels where there are three: each is seen six or seven times, never twice in a row."""
+    steps = list(epoch_batches({"td": 30, "td_pseudo": 3}, {"td": 3, "td_pseudo": 2}, 10, 0, 0))
+    seen = np.bincount(np.concatenate([step["td_pseudo"] for step in steps]))
+    assert len(steps) == 10 and seen.sum() == 20 and set(seen) <= {6, 7}
+    assert sorted(np.concatenate([step["td"] for step in steps])) == list(range(30))
+
+
+CYCLE = ({"td": 20, "ae": 9, "vc": 7}, {"td": 5, "ae": 2, "vc": 1})
+
+
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [(None, "td td td td td ae ae vc"), (2, "td td ae ae vc td td td"), (1, "td ae vc td ae td td td")],
+)
+def test_tasks_take_turns(turn, expected):
+    """Whole turns, turns of two steps and of one; who has no step left is passed over."""
+    sizes, steps = CYCLE
+    order = [" ".join(step) for step in cyclic_batches(sizes, steps, 4, turn, 0, 0)]
+    assert " ".join(order) == expected
+
+
+@pytest.mark.parametrize("turn", [None, 2])
+def test_turns_show_no_example_twice_and_resume_anywhere(turn):
+    """Each of an epoch's steps has its own examples; from any step on it is the rest of the whole epoch."""
+    sizes, steps = CYCLE
+    lengths = {"td": np.arange(20) % 7}
+
+    def tell(first):
+        found = cyclic_batches(sizes, steps, 4, turn, 3, 1, first, lengths)
+        return [(name, indices.tolist()) for step in found for name, indices in step.items()]
+
+    whole = tell(0)
+    for name, count in steps.items():
+        indices = [index for each, some in whole if each == name for index in some]
+        assert len(indices) == len(set(indices)) == 4 * count
+    assert all(tell(first) == whole[first:] for first in range(9))
+
+
+def test_turns_have_the_examples_of_a_joint_epoch():
+    """The same rates, the same share of each task's data, to the rounding of a batch."""
+    sizes, rates = {"td": 8000, "ae": 20000, "vc": 12000}, {"td": 0.25, "ae": 0.4, "vc": 1.0}
+    shares = quotas({name: sizes[name] * rates[name] for name in sizes}, 64)
+    joint = steps_per_epoch(sizes, shares)
+    turns = cyclic_steps(sizes, rates, 64)
+    for name in sizes:
+        assert turns[name] * 64 == pytest.approx(joint * shares[name], rel=0.05)
+    assert cyclic_steps({"td": 3}, {"td": 1.0}, 64) == {"td": 1}

@@ -1,5 +1,6 @@
 """The losses by hand, and a global batch whose loss does not depend on how it is cut."""
 
+import copy
 import math
 from collections import Counter
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from xmtl_ray.config.schema import PSEUDO
 from xmtl_ray.data.images import Canvases
 from xmtl_ray.data.mixture import rank_share
 from xmtl_ray.models import weights
 from xmtl_ray.models.inputs import Inputs
+from xmtl_ray.models.xmtl import States
 from xmtl_ray.multitask import examples as task_examples
 from xmtl_ray.multitask.batch import Batch, Collate
 from xmtl_ray.multitask.objective import Objective, total_loss
@@ -45,10 +48,13 @@ class Fixed(nn.Module):
 
     def __init__(self, scores):
         super().__init__()
-        self.scores = scores
+        self.told = scores
 
-    def forward(self, inputs):
-        return self.scores
+    def states(self, inputs):
+        return States(None, None)
+
+    def scores(self, states, inputs):
+        return self.told
 
 
 def test_cross_entropy_and_binary_cross_entropy_by_hand():
@@ -131,3 +137,49 @@ def test_a_real_global_batch_has_one_loss_however_it_is_shared(tiny):
     assert seen == {name: 3 * size for name, size in shares.items()}
     assert totals[1:] == pytest.approx([totals[0]] * 2, rel=1e-5)
     assert totals[0] > 0
+
+
+def test_gold_and_pseudo_labels_share_a_pass_and_have_losses_of_their_own(tiny):
+    """All eight losses of Eq. 14 in one batch are those of eight batches; each encoder runs once."""
+    torch.set_num_threads(1)
+    config = tiny()
+    examples = task_examples.read(config)
+    loaded = weights.create(config, weights.make_tokenizer(config, examples.sentences))
+    prompt = config.data.visual_prompt
+    collate = Collate(loaded.codec, Canvases(prompt.canvas_px, 64), 96, config.data.text_prompt, prompt)
+    objective, passes = Objective(loaded.model.eval()), Counter()
+    some = {task: examples.train[task][:3] for task in PSEUDO} | {
+        twin: examples.train[task][3:8] for task, twin in PSEUDO.items()
+    }
+    with torch.no_grad():
+        apart = {name: objective(collate({name: items}))[name] for name, items in some.items()}
+        for name in ("text_encoder", "image_encoder"):
+            getattr(loaded.model, name).register_forward_hook(lambda *_, name=name: passes.update([name]))
+        together = objective(collate(some))
+    assert passes == {"text_encoder": 1, "image_encoder": 1}
+    assert set(together) == set(some)
+    for name, values in apart.items():
+        assert len(values) == len(some[name])
+        assert together[name].tolist() == pytest.approx(values.tolist(), rel=1e-4, abs=1e-5), name
+
+
+def test_consistency_is_the_squared_distance_from_the_teacher(tiny):
+    """Nothing from itself; from a teacher whose shared encoder adds a constant, that constant squared."""
+    torch.set_num_threads(1)
+    config = tiny("multitask.strategy=ark", "multitask.weighting.name=fixed")
+    examples = task_examples.read(config)
+    loaded = weights.create(config, weights.make_tokenizer(config, examples.sentences))
+    prompt = config.data.visual_prompt
+    collate = Collate(loaded.codec, Canvases(prompt.canvas_px, 64), 96, config.data.text_prompt, prompt)
+    batch = collate({task: examples.train[task][:4] for task in ("td", "vc")})
+    model = loaded.model.eval()
+    assert Objective(model, teacher=copy.deepcopy(model))(batch)["consistency"].tolist() == [0.0] * 8
+    teacher = copy.deepcopy(model)
+    with torch.no_grad():
+        teacher.shared.blocks[-1].ffn[-1].bias += 0.5
+    objective = Objective(model, teacher=teacher)
+    loss = objective(batch)["consistency"]
+    assert loss.tolist() == pytest.approx([0.25] * 8, rel=1e-4)
+    assert not any(name.startswith("_teacher") or "teacher" in name for name, _ in objective.named_parameters())
+    loss.sum().backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())

@@ -1,11 +1,14 @@
 """The training loop in this process: exact resumption, exact accumulation, one pass per modality, clear failures."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from xmtl_ray.config.schema import PSEUDO
 from xmtl_ray.data.images import Canvases
 from xmtl_ray.models import weights
 from xmtl_ray.multitask import examples as task_examples
@@ -59,6 +62,98 @@ def test_a_resumed_run_follows_the_unbroken_one_exactly(tiny, tmp_path):
     assert before | after == unbroken
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def pretended_twins(examples):
+    """Examples with twins: a part of the gold of each task, as if teachers had labelled it."""
+    twins = {twin: examples.train[task][:40] for task, twin in PSEUDO.items()}
+    return replace(examples, train={**examples.train, **twins})
+
+
+METHODS = {
+    "dwa by epochs": ["multitask.weighting.name=dwa"],
+    "dwa by steps": ["multitask.weighting.name=dwa", "multitask.weighting.interval=steps:2"],
+    "uncertainty": ["multitask.weighting.name=uncertainty"],
+    "famo": ["multitask.weighting.name=famo"],
+    "upgrad": ["multitask.weighting.name=upgrad"],
+    "alternating": ["multitask.strategy=alternating"],
+    "alternating, turns of two steps": ["multitask.strategy=alternating", "multitask.cycle=steps:2"],
+    "ark": ["multitask.strategy=ark", "multitask.ark.momentum=0.9"],
+    "single": ["multitask.strategy=single", "multitask.tasks=[vc]", "train.select=dev/verb_f1"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_resumes_exactly(tiny, tmp_path, method):
+    """Losses, weights, ARK's teacher and student: killed in the third epoch and begun again, all the same numbers."""
+    config = tiny("train.epochs=3", "train.eval_every_epochs=2", "multitask.rate.ae=0.2", *METHODS[method])
+    unbroken, _, whole = run(config, tmp_path / "unbroken")
+    steps = max(unbroken) // 3
+    before, _, _ = run(config, tmp_path / "broken", stop_at=2 * steps + 1)
+    after, _, resumed = run(config, tmp_path / "broken")
+    assert min(after) == 2 * steps + 1
+    assert before | after == unbroken
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    last = "checkpoint_000001/model/model.safetensors"
+    assert (tmp_path / "unbroken" / last).read_bytes() == (tmp_path / "broken" / last).read_bytes()
+
+
+def test_alternating_learns_one_task_at_a_time(tiny, tmp_path):
+    """Each step has one loss, whose weight is 1; all tasks have their turn in an epoch."""
+    losses, _, _ = run(tiny("train.epochs=1", "multitask.strategy=alternating"), tmp_path)
+    named = [[name for name in losses[step] if name.startswith("train/loss/")] for step in sorted(losses)]
+    assert all(len(names) == 1 for names in named)
+    order = [names[0] for names in named]
+    assert list(dict.fromkeys(order)) == [f"train/loss/{task}" for task in ("td", "ae", "vc", "rc")]
+    assert order == sorted(order, key=list(dict.fromkeys(order)).index), "whole turns"
+
+
+def test_ark_keeps_its_teacher(tiny, tmp_path):
+    """The model folder holds the moving average: 0.9 of it kept at each step, replayed here from the students."""
+    config = tiny("train.epochs=1", "train.checkpoint_every_steps=1", "train.global_batch=32", "multitask.strategy=ark",
+                  "multitask.ark.momentum=0.9", "multitask.tasks=[td,vc]")  # fmt: skip
+    students = []
+
+    class Watching(Local):
+        def report(self, metrics, checkpoint):
+            students.append(
+                {name: load_file(checkpoint / name) for name in ("student.safetensors", "model/model.safetensors")}
+            )
+            super().report(metrics, checkpoint)
+
+    loaded, collate, examples = build(config)
+    losses = {}
+    train(Watching(tmp_path, config.train.select, 2), config, loaded, collate, examples,
+          lambda step, metrics: losses.setdefault(step, {}).update(metrics))  # fmt: skip
+    assert len(students) > 3
+    teacher = students[0]["student.safetensors"]
+    for now in students[1:]:
+        teacher = {name: 0.9 * value + 0.1 * now["student.safetensors"][name] for name, value in teacher.items()}
+    for name, value in students[-1]["model/model.safetensors"].items():
+        if value.is_floating_point():
+            assert torch.allclose(value, teacher[name], atol=1e-6), name
+    assert losses[1]["train/loss/consistency"] == 0.0, "at the first step teacher and student are one"
+    assert losses[3]["train/loss/consistency"] > 0
+
+
+def test_pseudo_label_twins_have_losses_and_weights_of_their_own(tiny, tmp_path):
+    """Eight losses: twins begin with beta, all sum as Eq. 14, DWA moves the weights, their sum before beta stays 8."""
+    config = tiny("train.epochs=3", "multitask.weighting.name=dwa", "multitask.strategy=xmtl", "multitask.rate.ae=0.3")
+    loaded, collate, examples = build(config.model_copy(update={
+        "multitask": config.multitask.model_copy(update={"strategy": "joint"})}))  # fmt: skip
+    found: dict[int, dict[str, float]] = {}
+    train(Local(tmp_path, config.train.select, 2), config, loaded, collate, pretended_twins(examples),
+          lambda step, metrics: found.setdefault(step, {}).update(metrics))  # fmt: skip
+    terms = [*PSEUDO, *PSEUDO.values()]
+    first = {name: found[1][f"train/weight/{name}"] for name in terms}
+    assert first == {name: 0.5 if name.endswith("_pseudo") else 1.0 for name in terms}
+    assert found[1]["train/loss"] == pytest.approx(sum(first[n] * found[1][f"train/loss/{n}"] for n in terms))
+    changed = [step for step in sorted(found) if "train/weight/td" in found[step]]
+    assert changed == [1, 2 * (max(found) // 3) + 1], "weights are 1 for two epochs, then Eq. 13's"
+    last = {name: found[changed[1]][f"train/weight/{name}"] for name in terms}
+    assert last != first
+    assert sum(last[task] + last[twin] / 0.5 for task, twin in PSEUDO.items()) == pytest.approx(8)
 
 
 def test_a_checkpoint_within_an_epoch_resumes_within_it(tiny, tmp_path):

@@ -67,6 +67,26 @@ class SharedEncoder(nn.Module):
         return h_BTD
 
 
+class States(NamedTuple):
+    """Task-specific representations Z of one step's rows; None for a modality that it has not."""
+
+    text: Tensor | None
+    """[B, T, D]"""
+    image: Tensor | None
+    """[B, P, D]"""
+
+    def pooled(self, inputs: Inputs) -> Tensor:
+        """The mean of each row's real states, text rows first: [rows, D]."""
+        rows = []
+        if self.text is not None:
+            assert inputs.text is not None
+            mask = inputs.text.mask[..., None].to(self.text.dtype)
+            rows.append((self.text * mask).sum(1) / mask.sum(1))
+        if self.image is not None:
+            rows.append(self.image.mean(1))
+        return torch.cat(rows)
+
+
 class XMTL(nn.Module):
     """The model of paper A for any subset of its tasks; an encoder that no task needs is not there.
 
@@ -117,17 +137,30 @@ class XMTL(nn.Module):
 
         td: emissions [sentences, W, tags] for ``crf``; ae: [prompts, roles]; vc: [images, types]; rc: [marked, roles].
         """
-        scores: dict[TaskName, Tensor] = {}
+        return self.scores(self.states(inputs), inputs)
+
+    def states(self, inputs: Inputs) -> States:
+        """Z of every row, Eq. 1-4: one pass of each encoder."""
+        text = image = None
         if inputs.text is not None:
-            text = inputs.text
-            z = self.shared(self.align_text(self._text_states(text)), text.mask)
+            text = self.shared(self.align_text(self._text_states(inputs.text)), inputs.text.mask)
+        if inputs.pixels is not None:
+            assert self.image_encoder is not None
+            image = self.shared(self.align_image(self.image_encoder(pixel_values=inputs.pixels).last_hidden_state))
+        return States(text, image)
+
+    def scores(self, states: States, inputs: Inputs) -> dict[TaskName, Tensor]:
+        """The heads' scores of states; see :meth:`forward`."""
+        scores: dict[TaskName, Tensor] = {}
+        if states.text is not None:
+            text, z = inputs.text, states.text
+            assert text is not None
             if text.sentences:
                 scores["td"] = self.td(z[: text.sentences], text.words)
             if len(text.ids) > text.sentences:
                 scores["ae"] = self.ae(z[text.sentences :], text.pooled)
-        if inputs.pixels is not None:
-            assert self.image_encoder is not None
-            z = self.shared(self.align_image(self.image_encoder(pixel_values=inputs.pixels).last_hidden_state))
+        if states.image is not None:
+            z = states.image
             if inputs.images:
                 scores["vc"] = self.vc(z[: inputs.images])
             if len(z) > inputs.images:

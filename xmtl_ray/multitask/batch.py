@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from xmtl_ray.config.schema import TaskName, TextPrompt, VisualPrompt
+from xmtl_ray.config.schema import PSEUDO, TaskName, Term, TextPrompt, VisualPrompt
 from xmtl_ray.data.images import Canvases
 from xmtl_ray.data.prompts import EntityPrompt, entity_prompt, object_prompt
 from xmtl_ray.events.ontology import m2e2
@@ -18,7 +18,7 @@ from xmtl_ray.multitask.examples import ArgumentExample, Example, RoleExample, T
 
 @dataclass(frozen=True)
 class Batch(TensorRecord):
-    """Inputs and, per task, its targets; None where the batch has no example of the task."""
+    """Inputs and, per task, its targets, gold ones first; None where the batch has no example of the task."""
 
     inputs: Inputs
     td: Tensor | None = None
@@ -29,10 +29,12 @@ class Batch(TensorRecord):
     """[B, types] 1.0 where the image shows the type."""
     rc: Tensor | None = None
     """[B] role indices."""
+    gold: Mapping[TaskName, int] = field(default_factory=dict)
+    """How many of a task's rows are gold, where the others are pseudo-labels; a task that is not here has only gold."""
 
 
 class Collate:
-    """Makes a :class:`Batch` of the examples of each task."""
+    """Makes a :class:`Batch` of the examples of each task and its twin: one pass of an encoder serves all of them."""
 
     def __init__(
         self,
@@ -45,12 +47,13 @@ class Collate:
         self.codec, self.canvases, self.image_px = codec, canvases, image_px
         self.text_prompt, self.visual_prompt = text_prompt, visual_prompt
 
-    def __call__(self, examples: Mapping[TaskName, Sequence[Example]]) -> Batch:
-        """Tasks may be missing or empty; then their targets are None."""
-        td: Sequence[TriggerExample] = examples.get("td", ())  # type: ignore[assignment]
-        ae: Sequence[ArgumentExample] = examples.get("ae", ())  # type: ignore[assignment]
-        vc: Sequence[VerbExample] = examples.get("vc", ())  # type: ignore[assignment]
-        rc: Sequence[RoleExample] = examples.get("rc", ())  # type: ignore[assignment]
+    def __call__(self, examples: Mapping[Term, Sequence[Example]]) -> Batch:
+        """Tasks and twins may be missing or empty; a task without either has None for targets."""
+        rows = {task: [*examples.get(task, ()), *examples.get(twin, ())] for task, twin in PSEUDO.items()}
+        td: Sequence[TriggerExample] = rows["td"]  # type: ignore[assignment]
+        ae: Sequence[ArgumentExample] = rows["ae"]  # type: ignore[assignment]
+        vc: Sequence[VerbExample] = rows["vc"]  # type: ignore[assignment]
+        rc: Sequence[RoleExample] = rows["rc"]  # type: ignore[assignment]
         text = pixels = tags = None
         if td or ae:
             assert self.codec is not None
@@ -75,6 +78,7 @@ class Collate:
             ae=torch.tensor([example.role for example in ae]) if ae else None,
             vc=_multi_hot([example.types for example in vc]) if vc else None,
             rc=torch.tensor([example.role for example in rc]) if rc else None,
+            gold={task: len(examples.get(task, ())) for task, twin in PSEUDO.items() if examples.get(twin)},
         )
 
     def _prompt(self, example: ArgumentExample) -> EntityPrompt:

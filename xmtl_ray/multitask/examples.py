@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from xmtl_ray.config.schema import Config, TaskName
+from xmtl_ray.config.schema import Config, TaskName, Term
 from xmtl_ray.data import ace05, imsitu, m2e2, world
 from xmtl_ray.events import ontology
 from xmtl_ray.events.records import Box, DataError, Image, Sentence, Span
@@ -63,9 +63,9 @@ Example = TriggerExample | ArgumentExample | VerbExample | RoleExample
 
 @dataclass(frozen=True)
 class Examples:
-    """Training and dev examples per task, in the order of ``multitask.tasks``."""
+    """Training and dev examples per task, in the order of ``multitask.tasks``; pseudo-label twins after them."""
 
-    train: dict[TaskName, Sequence[Example]] = field(default_factory=dict)
+    train: dict[Term, Sequence[Example]] = field(default_factory=dict)
     dev: dict[TaskName, Sequence[Example]] = field(default_factory=dict)
     sentences: Sequence[Sequence[str]] = ()
     """Words of every training sentence: what a built tokenizer learns from."""

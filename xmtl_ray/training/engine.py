@@ -18,16 +18,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xmtl_ray.config.schema import Engine as EngineConfig
-from xmtl_ray.config.schema import LearningRates, TaskName, Train
+from xmtl_ray.config.schema import LearningRates, Term, Train
 from xmtl_ray.models.xmtl import parameter_groups
 from xmtl_ray.multitask.batch import Batch
 from xmtl_ray.multitask.objective import Objective
 
-Losses = Mapping[TaskName, Tensor]
+Losses = Mapping[Term, Tensor]
 
 
 class Engine(Protocol):
     """One training step at a time."""
+
+    objective: Objective
+    device: torch.device
+    bf16: bool
 
     def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
         """One optimizer step over this rank's micro-batches; learning rates are their peaks times ``factor``.
@@ -45,11 +49,46 @@ class Engine(Protocol):
         """Go back to what :meth:`save` wrote; ``weights`` reads the model's."""
 
 
-def create(config: EngineConfig, train: Train, objective: Objective, device: torch.device) -> Engine:
-    """The engine that ``config`` names, around ``objective``."""
+def create(
+    config: EngineConfig, train: Train, objective: Objective, device: torch.device, every_weight: bool = True
+) -> Engine:
+    """The engine that ``config`` names, around ``objective``.
+
+    ``every_weight`` tells that each micro-batch needs all weights; where tasks take turns it does not.
+    """
     if config.name == "deepspeed":
         return DeepSpeed(objective, train, config.zero_stage, device)
-    return Ddp(objective, train, device)
+    return Ddp(objective, train, device, every_weight)
+
+
+@torch.no_grad()
+def losses(engine: Engine, batches: Sequence[Batch]) -> list[Losses]:
+    """The per-example losses of each micro-batch with the weights as they are, without a step."""
+    found = []
+    for batch in batches:
+        with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
+            found.append(engine.objective(batch))
+    return found
+
+
+def gramian(engine: Engine, batches: Sequence[Batch], shares: Mapping[Term, int]) -> Tensor:
+    """Inner products [K, K] of the gradients of the K losses of ``shares``, over the whole global batch; no step.
+
+    One forward pass and K backward passes that touch no ``.grad``; holds K gradients at once. Every rank has the same.
+    """
+    parameters = [parameter for parameter in engine.objective.parameters() if parameter.requires_grad]
+    rows = torch.zeros(len(shares), sum(parameter.numel() for parameter in parameters), device=engine.device)
+    for batch in batches:
+        with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
+            found = engine.objective(batch)
+        for number, (name, share) in enumerate(shares.items()):
+            if name in found:
+                mean = found[name].sum() / share
+                parts = torch.autograd.grad(mean, parameters, retain_graph=True, materialize_grads=True)
+                rows[number] += torch.cat([part.flatten() for part in parts])
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(rows)
+    return rows @ rows.T
 
 
 def schedule(train: Train, step: int, total_steps: int) -> float:
@@ -92,13 +131,15 @@ def optimizer(
 class Ddp:
     """torch's DistributedDataParallel, or the bare module in a single process."""
 
-    def __init__(self, objective: Objective, train: Train, device: torch.device) -> None:
+    def __init__(self, objective: Objective, train: Train, device: torch.device, every_weight: bool) -> None:
         self.objective = objective.to(device)
         self.device, self.clip_norm = device, train.clip_norm
         self.bf16 = use_bf16(train.precision, device)
         self.module: nn.Module = self.objective
         if dist.is_initialized() and dist.get_world_size() > 1:
-            self.module = DistributedDataParallel(objective, gradient_as_bucket_view=True)
+            self.module = DistributedDataParallel(
+                objective, gradient_as_bucket_view=True, find_unused_parameters=not every_weight
+            )
         self.optimizer = optimizer(objective.model, train.learning_rate, train.weight_decay, train.layer_decay)
 
     def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
@@ -114,6 +155,10 @@ class Ddp:
                 # DDP averages gradients over the workers; the loss of a global batch is their sum.
                 (world * total(losses)).backward()
             seen.append({name: values.detach() for name, values in losses.items()})
+        for parameter in self.objective.parameters():
+            if parameter.grad is None and parameter.requires_grad:
+                # As DeepSpeed has it: a weight that this step did not need is moved by its momentum alone.
+                parameter.grad = torch.zeros_like(parameter)
         nn.utils.clip_grad_norm_(self.objective.parameters(), self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -11,32 +11,37 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from xmtl_ray.config.schema import Config, TaskName
-from xmtl_ray.data.mixture import epoch_batches, quotas, rank_share, steps_per_epoch
+from xmtl_ray.config.schema import Config, Term
 from xmtl_ray.models import weights
 from xmtl_ray.models.weights import LoadedModel
-from xmtl_ray.multitask.batch import Batch, Collate
+from xmtl_ray.multitask import weighting as weightings
+from xmtl_ray.multitask.batch import Collate
 from xmtl_ray.multitask.dev import evaluate
-from xmtl_ray.multitask.examples import ArgumentExample, Example, Examples, TriggerExample
+from xmtl_ray.multitask.examples import Examples
 from xmtl_ray.multitask.objective import Objective, total_loss
+from xmtl_ray.multitask.weighting import Weighting
 from xmtl_ray.training import engine as engines
+from xmtl_ray.training.batches import Batches, Step
 from xmtl_ray.training.context import WorkerContext
 
 log = logging.getLogger(__name__)
 
 Track = Callable[[int, Mapping[str, float]], None]
 """Takes (step, metrics); called on rank 0 only."""
+
+STUDENT = "student.safetensors"
+"""ARK's model itself, in a checkpoint whose model folder holds its teacher."""
 
 UNSCORED = -1.0
 """Reported as the selection metric of a checkpoint made between two dev evaluations: below every real one."""
@@ -69,6 +74,10 @@ class Position:
     """Latest dev metrics."""
     stopped: bool = False
     """Early stopping ended the run."""
+    weights: dict[Term, float] = field(default_factory=dict)
+    """Of the losses, as they were tracked last: again only when they change."""
+    weighting: dict[str, Any] = field(default_factory=dict)
+    """What the next weights follow from."""
 
 
 def train(
@@ -79,41 +88,44 @@ def train(
     Raises NonFiniteLoss, on every rank at once.
     """
     spec = config.train
-    sizes = {name: len(examples.train[name]) for name in config.multitask.tasks}
-    wanted = {name: size * getattr(config.multitask.rate, name) for name, size in sizes.items()}
-    shares: dict[TaskName, int] = quotas(wanted, spec.global_batch, context.world_size * spec.accumulation)  # type: ignore
-    steps = steps_per_epoch(sizes, shares)
-    if steps == 0:
-        short = {name: f"{sizes[name]} of {shares[name]}" for name in sizes if sizes[name] < shares[name]}
-        raise ValueError(f"train.global_batch: {spec.global_batch} asks for more examples than there are: {short}")
-    loss_weights: dict[TaskName, float] = dict.fromkeys(config.multitask.tasks, 1.0)
+    batches = Batches(config, examples.train, collate, context.rank, context.world_size, context.device)
     torch.manual_seed(spec.seed * 100_003 + context.rank)  # dropout differs between ranks
-    engine = engines.create(config.engine, spec, Objective(loaded.model, spec.label_smoothing), context.device)
-    position = _restore(context, engine)
-    _tell_plan(context, sizes, shares, steps, position)
-    progress = _Progress(context, spec.epochs * steps, spec.global_batch, position.step)
+    average = _average(config, loaded, context)
+    teacher = None if average is None else average.module
+    objective = Objective(loaded.model, spec.label_smoothing, teacher)
+    engine = engines.create(config.engine, spec, objective, context.device, config.multitask.summed)
+    weighting = _weighting(config, batches)
+    run = _Run(context, config, engine, loaded, weighting, average)
+    position = run.restore()
+    if context.rank == 0 and position.step == 0:
+        batches.tell()
+    progress = _Progress(context, spec.epochs * batches.steps, spec.global_batch, position.step)
 
     while position.epoch < spec.epochs and not position.stopped:
         loaded.model.train()
-        for batches in _batches(context, config, examples.train, sizes, shares, collate, position):
-            factor = engines.schedule(spec, position.step, spec.epochs * steps)
-            seen = engine.step(batches, lambda losses: total_loss(losses, shares, loss_weights), factor)
+        for step in batches.epoch(position.epoch, position.step_in_epoch):
+            factor = engines.schedule(spec, position.step, spec.epochs * batches.steps)
+            means, used = run.step(step, factor)
             position.step += 1
             position.step_in_epoch += 1
-            means = _means(seen, shares, context)
             _check_finite(means, position.step)
+            weighting.observe(means)
             if context.rank == 0:
-                total = sum(loss_weights[name] * value for name, value in means.items())
+                total = sum(used[name] * value for name, value in means.items())
                 track(position.step, {f"train/loss/{name}": value for name, value in means.items()})
                 track(position.step, {"train/loss": total, "train/learning_rate_factor": factor})
+                if used != position.weights:
+                    track(position.step, {f"train/weight/{name}": value for name, value in used.items()})
+                    position.weights = used
                 progress(position, means)
             due = spec.checkpoint_every_steps and position.step % spec.checkpoint_every_steps == 0
-            if due and position.step_in_epoch < steps:
-                _checkpoint(context, engine, loaded, position, {**position.dev, spec.select: UNSCORED})
+            if due and position.step_in_epoch < batches.steps:
+                run.checkpoint(position, {**position.dev, spec.select: UNSCORED})
+        weighting.end_epoch()
         position.epoch, position.step_in_epoch = position.epoch + 1, 0
         if position.epoch % spec.eval_every_epochs == 0 or position.epoch == spec.epochs:
             position.dev = evaluate(
-                loaded.model,
+                loaded.model if teacher is None else teacher,
                 collate,
                 examples.dev,
                 config.inference.batch,
@@ -127,51 +139,109 @@ def train(
             if context.rank == 0:
                 track(position.step, position.dev)
                 progress.dev(position)
-            _checkpoint(context, engine, loaded, position, position.dev)
+            run.checkpoint(position, position.dev)
     return position
 
 
-def _batches(
-    context: WorkerContext,
-    config: Config,
-    examples: Mapping[TaskName, Sequence[Example]],
-    sizes: Mapping[str, int],
-    shares: Mapping[str, int],
-    collate: Collate,
-    position: Position,
-) -> Iterator[list[Batch]]:
-    """This rank's micro-batches of each step from ``position`` to the end of its epoch, on the device."""
-    accumulation, seed = config.train.accumulation, config.train.seed
-    lengths = {
-        name: np.array([len(item.words) for item in items])
-        for name, items in examples.items()
-        if isinstance(items[0], TriggerExample | ArgumentExample)
-    }
-    plan = [
-        {name: [examples[name][index] for index in indices] for name, indices in micro.items()}
-        for batch in epoch_batches(sizes, shares, seed, position.epoch, position.step_in_epoch, lengths)
-        for micro in rank_share(batch, context.rank, context.world_size, accumulation)
-    ]
-    # The loader draws a seed from the global generator unless it has its own, and would break resumption.
-    loader = DataLoader(
-        plan,  # type: ignore[arg-type]
-        batch_size=None,
-        collate_fn=collate,
-        num_workers=config.data.loader_workers,
-        generator=torch.Generator().manual_seed(0),
-        pin_memory=False,
+def _weighting(config: Config, batches: Batches) -> Weighting:
+    spec = config.multitask
+    terms: list[Term] = list(batches.sizes)
+    if spec.strategy == "ark":
+        terms.append("consistency")
+    return weightings.create(
+        spec.weighting, terms, weightings.base_weights(spec.weighting, terms, spec.pseudo.beta, spec.ark.weight)
     )
-    micro_batches: list[Batch] = []
-    for batch in loader:
-        micro_batches.append(batch.to(context.device))
-        if len(micro_batches) == accumulation:
-            yield micro_batches
-            micro_batches = []
 
 
-def _means(seen: Sequence[engines.Losses], shares: Mapping[TaskName, int], context: WorkerContext) -> dict[str, float]:
-    """Mean loss of each task over the global batch: the same number on every rank."""
-    sums = torch.stack([sum(losses[name].double().sum() for losses in seen) for name in shares])  # type: ignore
+def _average(config: Config, loaded: LoadedModel, context: WorkerContext) -> AveragedModel | None:
+    """ARK's teacher, the exponential moving average of the model; None for other strategies."""
+    if config.multitask.strategy != "ark":
+        return None
+    loaded.model.to(context.device)
+    average = AveragedModel(loaded.model, multi_avg_fn=get_ema_multi_avg_fn(config.multitask.ark.momentum))
+    return average.requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a step, a checkpoint and a restart of one run need."""
+
+    context: WorkerContext
+    config: Config
+    engine: engines.Engine
+    loaded: LoadedModel
+    weighting: Weighting
+    average: AveragedModel | None
+
+    def step(self, step: Step, factor: float) -> tuple[dict[Term, float], dict[Term, float]]:
+        """One optimizer step: the mean loss of each term over the global batch, and the weight that it had."""
+        shares, weighting = dict(step.shares), self.weighting
+        if self.average is not None:
+            shares["consistency"] = sum(step.shares.values())
+        if weighting.needs == "gramian":
+            weighting.gramian(engines.gramian(self.engine, step.batches, shares))
+
+        def total(losses: engines.Losses) -> Tensor:
+            if weighting.needs == "losses":
+                weighting.before(_means([losses], shares, self.context))
+            return total_loss(losses, shares, weighting.weights())
+
+        seen = self.engine.step(step.batches, total, factor)
+        used, means = weighting.weights(), _means(seen, shares, self.context)
+        if weighting.needs == "losses":
+            weighting.after(_means(engines.losses(self.engine, step.batches), shares, self.context))
+        if self.average is not None:
+            self.average.update_parameters(self.loaded.model)
+        return means, {name: used[name] for name in means}
+
+    def checkpoint(self, position: Position, metrics: Mapping[str, float]) -> None:
+        """Write this rank's files and report them; the model folder in it can be used by itself."""
+        context, position.weighting = self.context, self.weighting.state()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            state = self.engine.weights()
+            if context.rank == 0:
+                if self.average is not None:
+                    save_file({key: value.contiguous() for key, value in state.items()}, folder / STUDENT)
+                    state = self.average.module.state_dict()
+                weights.save(folder / "model", self.loaded, state)
+                (folder / "position.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
+            self.engine.save(folder)
+            generators = {"cpu": torch.get_rng_state()}
+            if context.device.type == "cuda":
+                generators["cuda"] = torch.cuda.get_rng_state(context.device)
+            torch.save(generators, folder / f"generators_{context.rank}.pt")
+            context.report({**metrics, "epoch": position.epoch, "step": position.step}, folder)
+
+    def restore(self) -> Position:
+        """Go back to the newest checkpoint; a new position where there is none."""
+        context, checkpoint = self.context, self.context.restore()
+        if checkpoint is None:
+            return Position()
+        with checkpoint as folder:
+            kept = folder / "model" / weights.WEIGHTS
+            self.engine.load(folder, lambda: load_file(kept if self.average is None else folder / STUDENT))
+            generators = folder / f"generators_{context.rank}.pt"
+            if generators.exists():
+                states = torch.load(generators, weights_only=True)
+                torch.set_rng_state(states["cpu"])
+                if "cuda" in states and context.device.type == "cuda":
+                    torch.cuda.set_rng_state(states["cuda"], context.device)
+            else:
+                log.warning("the checkpoint was made by fewer workers: dropout of rank %d starts anew", context.rank)
+            position = Position(**json.loads((folder / "position.json").read_text(encoding="utf-8")))
+            if self.average is not None:
+                self.average.module.load_state_dict(load_file(kept))
+                self.average.n_averaged.fill_(position.step)
+        self.weighting.load(position.weighting)
+        if context.rank == 0:
+            log.info("resumed after epoch %d, step %d", position.epoch, position.step)
+        return position
+
+
+def _means(seen: Sequence[engines.Losses], shares: Mapping[Term, int], context: WorkerContext) -> dict[Term, float]:
+    """Mean of each loss over the global batch: the same number on every rank."""
+    sums = torch.stack([sum(losses[name].detach().double().sum() for losses in seen) for name in shares])  # type: ignore
     return {name: value / shares[name] for name, value in zip(shares, _sum(sums, context).tolist(), strict=True)}
 
 
@@ -194,59 +264,6 @@ def _note_best(position: Position, score: float, patience: int) -> None:
     else:
         position.since_best += 1
         position.stopped = 0 < patience <= position.since_best
-
-
-def _checkpoint(
-    context: WorkerContext,
-    engine: engines.Engine,
-    loaded: LoadedModel,
-    position: Position,
-    metrics: Mapping[str, float],
-) -> None:
-    """Write this rank's files and report them; the model folder in it can be used by itself."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        state = engine.weights()
-        if context.rank == 0:
-            weights.save(folder / "model", loaded, state)
-            (folder / "position.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
-        engine.save(folder)
-        generators = {"cpu": torch.get_rng_state()}
-        if context.device.type == "cuda":
-            generators["cuda"] = torch.cuda.get_rng_state(context.device)
-        torch.save(generators, folder / f"generators_{context.rank}.pt")
-        context.report({**metrics, "epoch": position.epoch, "step": position.step}, folder)
-
-
-def _restore(context: WorkerContext, engine: engines.Engine) -> Position:
-    checkpoint = context.restore()
-    if checkpoint is None:
-        return Position()
-    with checkpoint as folder:
-        engine.load(folder, lambda: load_file(folder / "model" / weights.WEIGHTS))
-        generators = folder / f"generators_{context.rank}.pt"
-        if generators.exists():
-            states = torch.load(generators, weights_only=True)
-            torch.set_rng_state(states["cpu"])
-            if "cuda" in states and context.device.type == "cuda":
-                torch.cuda.set_rng_state(states["cuda"], context.device)
-        else:
-            log.warning("the checkpoint was made by fewer workers: dropout of rank %d starts anew", context.rank)
-        position = Position(**json.loads((folder / "position.json").read_text(encoding="utf-8")))
-    if context.rank == 0:
-        log.info("resumed after epoch %d, step %d", position.epoch, position.step)
-    return position
-
-
-def _tell_plan(
-    context: WorkerContext, sizes: Mapping[str, int], shares: Mapping[str, int], steps: int, position: Position
-) -> None:
-    if context.rank == 0 and position.step == 0:
-        parts = ", ".join(f"{name} {shares[name]}" for name in shares)
-        log.info("each step: %s; %d steps an epoch", parts, steps)
-        for name, size in sizes.items():
-            if steps * shares[name] < 0.9 * size:
-                log.info("%s: an epoch sees %d of %d examples, others the next time", name, steps * shares[name], size)
 
 
 class _Progress:
