@@ -85,6 +85,13 @@ def check(config: Config) -> None:
     for path, value, _ in leaves(config.data, "data."):
         if isinstance(value, str) and path != "data.root" and os.sep in value and not Path(value).exists():
             raise LaunchError(f"{path}: {value} does not exist; data.root is {config.data.root}")
+    store = config.multitask.pseudo.store
+    if config.multitask.strategy == "xmtl" and (store is None or not store.is_dir()):
+        found = "none" if store is None else f"{store}, which is no folder"
+        raise LaunchError(
+            f"multitask.pseudo.store: found {found}; strategy xmtl learns from a folder of pseudo-labels: make one by "
+            "`xmtl pseudo-label`, let `xmtl run` do it, or set multitask.strategy=joint"
+        )
     _check_same_run(config)
 
 
@@ -95,7 +102,7 @@ def _check_same_run(config: Config) -> None:
         return
     before = {path: value for path, value, _ in leaves(loads(saved))}
     after = {path: value for path, value, _ in leaves(config)}
-    free = ("cluster.", "tracking.", "inference.", "data.test", "data.check")
+    free = ("cluster.", "tracking.", "inference.", "distill.", "data.test", "data.pairs", "data.check")
     free += ("data.loader_workers", "data.image_cache_mib")
     bound = ("inference.verb_threshold", "inference.trigger_bias")  # dev scores of before and after are compared
     changed = [

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,6 +35,7 @@ from xmtl_ray.inference.extract import Extractor
 from xmtl_ray.models import encoders, weights
 from xmtl_ray.multitask import examples as task_examples
 from xmtl_ray.multitask.batch import Collate
+from xmtl_ray.multitask.pseudo import pseudo_examples
 from xmtl_ray.tracking.run import Run, environment_tags, installed_packages
 from xmtl_ray.training.context import Local, WorkerContext
 from xmtl_ray.training.loop import NonFiniteLoss, train
@@ -163,6 +165,9 @@ def _build(context: WorkerContext, config: Config) -> _Built:
     if config.inference.coreference.encoder is not None:
         encoders.configuration(config.inference.coreference.encoder, "inference.coreference.encoder")
     examples = task_examples.read(config)
+    if config.multitask.strategy == "xmtl":
+        twins = pseudo_examples(config.multitask.pseudo, config.multitask.tasks)
+        examples = replace(examples, train=examples.train | twins)
     loaded = weights.create(config, weights.make_tokenizer(config, examples.sentences))
     spec = config.data
     image_px = loaded.model.image_px if loaded.model.image_encoder is not None else 0
