@@ -1,6 +1,5 @@
 """Shared by all tests: a small miniature world, tiny settings, and Ray's environment."""
 
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
@@ -85,32 +84,15 @@ def yolo(tmp_path_factory):
 def pseudo_store(tmp_path: Path):
     """Writes a store of pseudo-labels made by hand: rows, in shards of two, by teachers that only have hashes."""
     from xmtl_ray.data import pseudo_labels
-    from xmtl_ray.events.ontology import m2e2
 
     def make(rows, tasks=("td", "ae", "vc", "rc"), floor=0.5, images=tmp_path / "images", name="store"):
         store = tmp_path / name
-        shards = []
-        for start in range(0, len(rows), 2):
-            some = rows[start : start + 2]
-            key = pseudo_labels.shard_key(some, {}, floor, 8)
+        shards = [rows[start : start + 2] for start in range(0, len(rows), 2)]
+        keys = [pseudo_labels.shard_key(some, {}, floor, 8) for some in shards]
+        for key, some in zip(keys, shards, strict=True):
             pseudo_labels.commit(store, key, some)
-            digest = hashlib.sha256(pseudo_labels.shard_path(store, key).read_bytes()).hexdigest()
-            shards.append(pseudo_labels.Shard(key=key, sha256=digest, pairs=len(some)))
-        refused = {row.id: row.reason for row in rows if row.reason is not None}
-        manifest = pseudo_labels.Manifest(
-            ontology=m2e2().version,
-            labels=m2e2().types,
-            teachers={task: pseudo_labels.Teacher(folder=f"runs/{task}/model", sha256="0" * 64) for task in tasks},
-            floor=floor,
-            source="pairs",
-            source_sha256="1" * 64,
-            images=str(images),
-            pairs=len(rows),
-            quarantined=len(refused),
-            asked=sum(row.asked for row in rows),
-            shards=tuple(shards),
-        )
-        pseudo_labels.seal(store, manifest, refused)
+        teachers = {task: pseudo_labels.Teacher(folder=f"runs/{task}/model", sha256="0" * 64) for task in tasks}
+        pseudo_labels.seal(store, keys, teachers, floor, Path("pairs"), "1" * 64, images)
         return store
 
     return make

@@ -13,8 +13,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from xmtl_ray.config.schema import TaskName
@@ -182,19 +184,53 @@ def read_shard(path: Path) -> list[LabelledPair]:
     return rows
 
 
-def seal(store: Path, manifest: Manifest, refused: Mapping[str, str]) -> None:
-    """Write what the store holds now, and delete shards of other teachers or sources.
+def refused(store: Path, key: str) -> dict[str, str]:
+    """Id of each pair of a shard that could not be labelled → the reason. Raises DataError."""
+    return {row["id"]: row["reason"] for row in _columns(shard_path(store, key)) if row["reason"] is not None}
 
-    ``refused`` maps the id of each quarantined pair to the reason.
+
+def seal(
+    store: Path,
+    keys: Sequence[str],
+    teachers: Mapping[TaskName, Teacher],
+    floor: float,
+    source: Path,
+    source_sha256: str,
+    images: Path,
+) -> Manifest:
+    """Write what the store holds now: the shards ``keys``, in the source's order; those of earlier runs are deleted.
+
+    For the other arguments see ``Manifest``. Raises DataError where a shard is missing.
     """
-    lines = "".join(json.dumps({"pair": name, "reason": reason}) + "\n" for name, reason in refused.items())
+    reasons, shards, asked = dict[str, str](), list[Shard](), 0
+    for key in keys:
+        path = shard_path(store, key)
+        rows = _columns(path)
+        shards.append(Shard(key=key, sha256=_file_sha256(path), pairs=len(rows)))
+        reasons |= {row["id"]: row["reason"] for row in rows if row["reason"] is not None}
+        asked += sum(row["asked"] for row in rows)
+    manifest = Manifest(
+        ontology=m2e2().version,
+        labels=m2e2().types,
+        teachers=dict(teachers),
+        floor=floor,
+        source=str(source),
+        source_sha256=source_sha256,
+        images=str(images),
+        pairs=sum(shard.pairs for shard in shards),
+        quarantined=len(reasons),
+        asked=asked,
+        shards=tuple(shards),
+    )
+    lines = "".join(json.dumps({"pair": name, "reason": reason}) + "\n" for name, reason in reasons.items())
     write_whole(store / QUARANTINE, lambda file: file.write_text(lines, encoding="utf-8"))
     text = manifest.model_dump_json(indent=1) + "\n"
     write_whole(store / MANIFEST, lambda file: file.write_text(text, encoding="utf-8"))
-    own = {shard_path(store, shard.key) for shard in manifest.shards}
-    for path in (store / "shards").glob("*.parquet"):
+    own = {shard_path(store, key) for key in keys}
+    for path in (store / "shards").iterdir():
         if path not in own:
             path.unlink()
+    return manifest
 
 
 def read_manifest(store: Path) -> Manifest:
@@ -218,11 +254,7 @@ def stream(store: Path) -> Iterator[LabelledPair]:
     manifest = read_manifest(store)
     for shard in manifest.shards:
         path = shard_path(store, shard.key)
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(path, None, "file", error.strerror, "a shard of the store; label again") from None
+        found = _file_sha256(path)
         if found != shard.sha256:
             raise DataError(path, None, "sha256", found, f"{shard.sha256}; delete this file and label again")
         yield from (row for row in read_shard(path) if row.reason is None)
@@ -249,16 +281,32 @@ def lineage(store: Path) -> dict[str, str]:
     }
 
 
+def check_pair(path: Path, row: LabelledPair) -> None:
+    """Raises DataError, which names the file ``path``, for a row, labelled or not, whose pair cannot be labelled."""
+    relative(row.image, path, row.id, "image")
+    if not row.words:
+        raise DataError(path, row.id, "words", "none", "a sentence")
+    spans = [entity.span for entity in row.entities]
+    spans += [span for each in row.text_arguments for span in (each.trigger, each.entity)]
+    for span in spans:
+        if not 0 <= span.start < span.end <= len(row.words):
+            raise DataError(path, row.id, "span", span, f"words within the {len(row.words)} of the sentence")
+    for box in [*(each.box for each in row.objects), *(each.box for each in row.image_arguments)]:
+        sides = (box.x1 - box.x0, box.y1 - box.y0)
+        if not all(math.isfinite(side) and side > 0 for side in sides):
+            raise DataError(path, row.id, "box", box, "a box with an area")
+
+
 def _check(path: Path, row: LabelledPair) -> None:
-    """Raises DataError for a row that says what it may not."""
+    """Raises DataError for a labelled row that says what it may not."""
 
     def expect(holds: bool, field: str, found: object, expected: str) -> None:
         if not holds:
             raise DataError(path, row.id, field, found, expected)
 
-    relative(row.image, path, row.id, "image")
     if row.reason is not None:
         return
+    check_pair(path, row)
     ontology, length = m2e2(), len(row.words)
     expect(len(row.tags) == length, "tags", len(row.tags), f"one for each of {length} words")
     expect(set(row.tags) <= set(ontology.tags), "tags", row.tags, "tags of the ontology")
@@ -267,13 +315,22 @@ def _check(path: Path, row: LabelledPair) -> None:
     for sure in (row.path_probability, *row.types, *(each.probability for each in labelled)):
         expect(math.isfinite(sure) and 0 <= sure <= 1, "probability", sure, "a number from 0 to 1")
     expect({each.role for each in labelled} <= set(ontology.roles), "role", labelled, "roles of the ontology")
-    for box in [*(each.box for each in row.objects), *(each.box for each in row.image_arguments)]:
-        sides = (box.x1 - box.x0, box.y1 - box.y0)
-        expect(all(math.isfinite(side) and side > 0 for side in sides), "box", box, "a box with an area")
-    spans = [entity.span for entity in row.entities]
-    spans += [span for each in row.text_arguments for span in (each.trigger, each.entity)]
-    for span in spans:
-        expect(0 <= span.start < span.end <= length, "span", span, f"words within the {length} of the sentence")
+
+
+def _columns(path: Path) -> list[dict[str, Any]]:
+    """Id, reason and ``asked`` of a shard's rows, without the rest."""
+    try:
+        return pq.read_table(path, columns=["id", "reason", "asked"]).to_pylist()  # type: ignore[no-any-return]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(path, None, "file", str(error), "a shard of the store; label again") from None
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(path, None, "file", error.strerror, "a shard of the store; label again") from None
 
 
 def _digest(text: str) -> str:

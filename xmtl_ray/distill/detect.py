@@ -8,8 +8,7 @@ shards, and the next run detects only what no shard has.
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,13 @@ from xmtl_ray.data import images as image_files
 from xmtl_ray.data import objects
 from xmtl_ray.data.detectors import Choice, choose, load
 from xmtl_ray.data.objects import Detected
+from xmtl_ray.distill.job import Progress, cause
 from xmtl_ray.events.records import DataError
 
 log = logging.getLogger(__name__)
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
 """Names that count as images; what is in such a file its content says."""
-
-Progress = Callable[[int, int], None]
-"""Called with the contents done, first 0, and all that there are to do; not at all if there are none."""
 
 
 class DetectionError(ValueError):
@@ -159,14 +156,7 @@ def _run(
                 if progress is not None:
                     progress(finished, len(todo))
         except RayError as error:
-            raise DetectionError(f"{store}: {finished} of {len(todo)} are done, then: {_cause(error)}") from error
-
-
-def _cause(error: Exception) -> str:
-    """What went wrong in an actor, without the frames and Ray's advice around it."""
-    lines = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)]
-    own = [line for line in lines if not line.startswith("ray.")]
-    return (own or lines or [str(error).strip().splitlines()[-1]])[-1]
+            raise DetectionError(f"{store}: {finished} of {len(todo)} are done, then: {cause(error)}") from error
 
 
 class Worker:

@@ -112,6 +112,11 @@ class Scorer:
             rows += model(Inputs(None, pixels, len(some)).to(self.device))["vc"].sigmoid().tolist()
         return rows
 
+    def decode(self, path: Path, task: TaskName) -> None:
+        """Read an image ahead, as ``task`` will need it: raises DataError where that cannot be done."""
+        _, canvases = self._image(task)
+        canvases(path)
+
     @torch.inference_mode()
     def object_roles(self, objects: Sequence[tuple[Path, Box]]) -> list[Answer]:
         """rc: the role of each object in its image."""

@@ -1,0 +1,188 @@
+"""Pseudo-labels for image-text pairs: a Ray Data job of three pools of actors, which goes on where it stopped.
+
+The source is read once, in its order, and cut into shards of a fixed number of pairs. A shard's name is a hash of all
+that its labels depend on; one that is there is not labelled again, the others go through the pools: text and image
+teachers work side by side on different shards, and the roles' teachers see only pairs whose sides agree (paper A's
+order). So neither the number of actors nor an interruption changes a byte of the store.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xmtl_ray.cluster.connection import ClusterError, cluster
+from xmtl_ray.config.schema import Config, TaskName
+from xmtl_ray.data import pseudo_labels
+from xmtl_ray.data.objects import write_whole
+from xmtl_ray.data.pseudo_labels import Teacher
+from xmtl_ray.distill import teachers as teacher_folders
+from xmtl_ray.distill.job import Progress, cause
+from xmtl_ray.distill.plan import TODO, Plan, make_plan, todo_path
+from xmtl_ray.distill.stages import Roles, Row, Triggers, Types
+
+RUN = "run.json"
+"""What the last run took: seconds and, of each stage, the share of time that its actors waited."""
+_TASKS: dict[str, tuple[TaskName, ...]] = {"triggers": ("td",), "types": ("vc",), "roles": ("ae", "rc")}
+"""Which teachers the actors of a stage load."""
+
+
+class LabellingError(ValueError):
+    """A labelling that ended before its pairs; what was committed stays, and the same command goes on from there."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the pairs: ``pairs`` = ``labelled`` + ``quarantined``."""
+
+    pairs: int
+    labelled: int
+    quarantined: int
+    """Left out, each with its reason in the store's quarantine."""
+    asked: int
+    """Have sides that share a type above the floor, so that roles were labelled."""
+    new: int
+    """Pairs that went through the teachers in this run; the others were there."""
+    seconds: float
+    """From the first row to the last, with reading the source and hashing images."""
+    waiting: Mapping[str, float]
+    """Stage → share of its actors' time, from being ready to the job's end, in which they had nothing to do."""
+
+
+def label(config: Config, store: Path, progress: Progress | None = None) -> Counts:
+    """Label every pair of ``config.data.pairs`` and seal the store.
+
+    Args:
+        config: ``data.pairs``, ``distill``, ``inference.batch`` and ``inference.object_confidence`` are used.
+        store: folder; a store of other teachers or pairs in it is replaced when this one is complete.
+        progress: is told the pairs done.
+
+    On a cluster source, images, teachers and store must be reachable from every node. Raises ValueError that names the
+    setting before anything starts, DataError for a source that cannot be read, and LabellingError.
+    """
+    started, store = time.monotonic(), store.absolute()
+    if config.data.pairs is None:
+        raise ValueError("data.pairs: found none, expected data.pairs.source=FOLDER of image-text pairs")
+    found = teacher_folders.find(config.distill.teachers)
+    plan = make_plan(config, store, found)
+    _check_quarantine(config, store, plan.pairs, plan.refused)
+    busy: list[list[Any]] = []
+    if plan.new:
+        busy = _run(config, store, found, plan, progress)
+    source = config.data.pairs.source
+    manifest = pseudo_labels.seal(
+        store, plan.keys, found, config.distill.floor, source, plan.source_sha256, plan.images
+    )
+    shutil.rmtree(store / TODO, ignore_errors=True)
+    counts = Counts(
+        pairs=manifest.pairs,
+        labelled=manifest.pairs - manifest.quarantined,
+        quarantined=manifest.quarantined,
+        asked=manifest.asked,
+        new=sum(plan.new.values()),
+        seconds=round(time.monotonic() - started, 3),
+        waiting=waiting_shares(busy),
+    )
+    record = {"new": counts.new, "seconds": counts.seconds, "actors": config.distill.actors, "waiting": counts.waiting}
+    write_whole(store / RUN, lambda file: file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8"))
+    return counts
+
+
+def waiting_shares(stretches: Iterable[Sequence[Any]]) -> dict[str, float]:
+    """Stage → share of its actors' time in which they had nothing to do.
+
+    Args:
+        stretches: (stage, actor, when the actor was ready, start and end of a piece of work), times in seconds.
+
+    An actor's time is from being ready to the end of the last piece of work of any; so loading does not count, and
+    standing idle while others finish does.
+    """
+    busy, ready = defaultdict[str, float](float), defaultdict[str, dict[str, float]](dict)
+    last = 0.0
+    for stage, actor, since, start, end in stretches:
+        busy[stage] += end - start
+        ready[stage][actor] = since
+        last = max(last, end)
+    return {
+        stage: round(max(0.0, 1 - busy[stage] / max(sum(last - since for since in own.values()), 1e-9)), 4)
+        for stage, own in ready.items()
+    }
+
+
+def _run(
+    config: Config, store: Path, teachers: Mapping[TaskName, Teacher], plan: Plan, progress: Progress | None
+) -> list[list[Any]]:
+    """Bring the new shards through the pools; returns when each actor was busy."""
+    spec, total = config.distill, sum(plan.new.values())
+    common = {"batch": config.inference.batch, "gpu": spec.gpu}
+    folders = {task: teacher.folder for task, teacher in teachers.items()}
+    own = {name: {task: folders[task] for task in tasks if task in folders} for name, tasks in _TASKS.items()}
+    rows: list[Row] = [
+        {"key": key, "todo": str(todo_path(store, key)), "images": str(plan.images), "busy": "[]"} for key in plan.new
+    ]
+    refused, busy, finished = dict(plan.refused), list[list[Any]](), 0
+    if progress is not None:
+        progress(0, total)
+    with cluster(spec.actors, int(spec.gpu), config.cluster.address):
+        import ray
+        from ray.data import ActorPoolStrategy
+        from ray.exceptions import RayError
+
+        pool = {"compute": ActorPoolStrategy(size=min(spec.actors, len(rows))), **_shares(spec.actors, spec.gpu)}
+        done = (
+            ray.data.from_items(rows, override_num_blocks=len(rows))
+            .map(Triggers, fn_constructor_kwargs={"folders": own["triggers"], **common}, **pool)
+            .map(Types, fn_constructor_kwargs={"folders": own["types"], **common}, **pool)
+            .map(
+                Roles,
+                fn_constructor_kwargs={"store": str(store), "floor": spec.floor, "folders": own["roles"], **common},
+                **pool,
+            )
+        )
+        try:
+            for row in done.iter_rows():
+                finished += row["pairs"]
+                busy += json.loads(row["busy"])
+                refused |= json.loads(row["refused"])
+                if progress is not None:
+                    progress(finished, total)
+                _check_quarantine(config, store, plan.pairs, refused)
+        except RayError as error:
+            raise LabellingError(f"{store}: {finished} of {total} pairs are done, then: {cause(error)}") from error
+    return busy
+
+
+def _shares(actors: int, gpu: bool) -> dict[str, float]:
+    """What an actor takes of a CPU and of a GPU: a third, or less where the cluster has no room for all of them.
+
+    So all stages have their actors at once, and none waits for a CPU that another holds while it waits for its work.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    shares = {}
+    for name, argument in (("CPU", "num_cpus"), *([("GPU", "num_gpus")] if gpu else [])):
+        count = math.floor(have.get(name, 0))
+        if count < 1:
+            raise ClusterError(f"{name}s: found none in the cluster, expected at least one (distill.gpu)")
+        together = max(len(_TASKS), math.ceil(len(_TASKS) * actors / count))
+        shares[argument] = math.floor(10_000 / together) / 10_000  # Ray counts in ten-thousandths
+    return shares
+
+
+def _check_quarantine(config: Config, store: Path, pairs: int, refused: Mapping[str, str]) -> None:
+    if len(refused) > config.distill.max_quarantined * pairs:
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in itertools.islice(refused.items(), 3))
+        raise LabellingError(
+            f"{store}: {len(refused)} of {pairs} pairs cannot be labelled, more than "
+            f"distill.max_quarantined={config.distill.max_quarantined:g} allows; mend them or allow more. The first:"
+            f"{reasons}"
+        )
