@@ -21,6 +21,7 @@ VERBS = [
     "config",
     "world",
     "train",
+    "run",
     "extract",
     "evaluate m2e2",
     "evaluate baseline",

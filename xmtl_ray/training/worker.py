@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,13 +23,13 @@ import torch.distributed as dist
 
 from xmtl_ray.config.load import dump, flatten
 from xmtl_ray.config.schema import Config
-from xmtl_ray.data import m2e2
+from xmtl_ray.data import m2e2, pseudo_labels
 from xmtl_ray.data.fingerprint import fingerprints
 from xmtl_ray.data.images import Canvases
 from xmtl_ray.evaluation.m2e2 import tables
 from xmtl_ray.events import predictions as prediction_files
 from xmtl_ray.events.predictions import Predictions
-from xmtl_ray.events.records import Document
+from xmtl_ray.events.records import DataError, Document
 from xmtl_ray.inference.coreference import clip_similarity, how
 from xmtl_ray.inference.extract import Extractor
 from xmtl_ray.models import encoders, weights
@@ -248,7 +248,13 @@ def _track(config: Config, folder: Path) -> Run:
     run = Run(folder, uri if spec.enabled else None, spec.experiment, config.name)
     (folder / CONFIG).write_text(dump(config), encoding="utf-8")
     run.journal.parameters({name: value for name, value in flatten(config).items() if value is not None})
-    run.journal.tags(environment_tags({f"sha256.{name}": value for name, value in fingerprints(config.data).items()}))
+    origin = {f"sha256.{name}": value for name, value in fingerprints(config.data).items()}
+    if (store := config.multitask.pseudo.store) is not None and config.multitask.strategy == "xmtl":
+        with suppress(DataError):  # for every rank to tell, when the store is read
+            origin |= pseudo_labels.lineage(store)
+    if spec.parent is not None:
+        origin["mlflow.parentRunId"] = spec.parent
+    run.journal.tags(environment_tags(origin))
     (folder / "environment.txt").write_text(installed_packages(), encoding="utf-8")
     for name in (CONFIG, "environment.txt"):
         run.journal.artifact(name)

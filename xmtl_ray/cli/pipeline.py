@@ -1,0 +1,124 @@
+"""``xmtl run`` and ``xmtl reproduce``: stages that run when they must, and the paper's tables made of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from xmtl_ray.cli.console import console, print_scores, user_errors
+
+if TYPE_CHECKING:
+    from xmtl_ray.pipeline.running import Ended, Watcher
+    from xmtl_ray.pipeline.stages import Planned
+
+app = typer.Typer()
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run and why, and end")]
+
+
+@app.command(epilog="Example: **xmtl run xmtl_full data.root=FOLDER --dry-run**")
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe of the package (xmtl recipes) or a YAML file")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings on top: path.to.field=value", show_default=False)
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Teachers, pseudo-labels, X-MTL, extraction, scores: each stage runs only if something it depends on changed.
+
+    Stages lie in `storage_path/stages`, where other pipelines of that storage find them, too. The same command again
+    goes on where it was stopped.
+    """
+    with user_errors():
+        from xmtl_ray.config.load import load
+        from xmtl_ray.pipeline.launch import run_pipeline, stages_of
+        from xmtl_ray.pipeline.xmtl import chain
+
+        config = load(recipe, overrides or [])
+        if dry_run:
+            print_plan(stages_of(config).plan(chain(config).last))
+            return
+        with told() as watcher:
+            result = run_pipeline(config, watcher)
+        if result.scores:
+            print_scores(result.scores)
+        console.print(f"folder: {result.folder}", soft_wrap=True)
+        if not result.good:
+            raise typer.Exit(1)
+
+
+def print_plan(plan: Sequence[Planned]) -> None:
+    """Every stage: what becomes of it, why, and where it is."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    styles = {"done": "green", "runs": "bold", "waits": "yellow"}
+    for planned in plan:
+        table.add_row(f"[{styles[planned.state]}]{planned.state}[/]", escape(planned.stage.name), escape(planned.why))
+    console.print(table)
+    counts = {state: sum(planned.state == state for planned in plan) for state in styles}
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
+
+
+@contextmanager
+def told() -> Iterator[Watcher]:
+    """Prints a line for each thing that happens to a stage, and on a terminal what is going on now beneath them."""
+    from xmtl_ray.pipeline.running import Watcher
+
+    started = time.monotonic()
+    status = console.status("") if console.is_terminal else None
+
+    def line(text: str) -> None:
+        console.print(f"{_clock(time.monotonic() - started)}  {text}", soft_wrap=True)
+
+    def begun(planned: Planned, why: str) -> None:
+        line(f"{escape(planned.stage.name)} begins: {escape(why)}")
+
+    def ended(item: Ended) -> None:
+        name, log = escape(item.planned.stage.name), escape(str(item.planned.log))
+        match item.how:
+            case "done":
+                line(f"[green]{name} done[/] in {_clock(item.seconds)}")
+            case "before":
+                line(f"{name} was done before")
+            case "elsewhere":
+                line(f"{name} was done by another process meanwhile")
+            case "failed":
+                line(f"[red]{name} failed[/]: {escape(item.why)}\n       log: {log}")
+            case "left":
+                line(f"[yellow]{name} left out[/]: {escape(item.why)}")
+
+    def waiting(planned: Planned, who: str) -> None:
+        line(f"{escape(planned.stage.name)} waits for {escape(who)}, which works on it")
+
+    def tick(running: Sequence[Planned], count: int, of: int) -> None:
+        if status is not None:
+            now = [f"{planned.stage.name}: {_last_line(planned.log)}" for planned in running]
+            status.update(escape("\n".join([f"{count} of {of} stages", *now])))
+
+    watcher = Watcher(begun, waiting, ended, tick)
+    if status is None:
+        yield watcher
+    else:
+        with status:
+            yield watcher
+
+
+def _last_line(path: Path) -> str:
+    """What a stage said last."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 500))
+            lines = file.read().decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        return ""
+    return next((text[:100] for text in reversed(lines) if text.strip()), "")
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60:3d}:{int(seconds) % 60:02d}"
