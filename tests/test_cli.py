@@ -22,6 +22,8 @@ VERBS = [
     "world",
     "train",
     "run",
+    "reproduce",
+    "pseudo-label",
     "extract",
     "evaluate m2e2",
     "evaluate baseline",
@@ -79,7 +81,9 @@ def commands(group):
     """Names of all verbs, groups' included, as the application has them registered."""
     named = [command.name or command.callback.__name__ for command in group.registered_commands]
     for inner in group.registered_groups:
-        named += [inner.name, *(f"{inner.name} {name}" for name in commands(inner.typer_instance))]
+        names = commands(inner.typer_instance)
+        own = inner.name if isinstance(inner.name, str) else None  # verbs of a group without a name stand by themselves
+        named += names if own is None else [own, *(f"{own} {name}" for name in names)]
     return named
 
 
@@ -138,6 +142,7 @@ def test_a_typo_is_one_line_and_status_2(arguments, message):
         ["data", "ceiling", "/nowhere", "/nowhere/objects.json"],
         ["data", "map", "--against", "/nowhere.tsv"],
         ["data", "map", "--counts", "/nowhere.json"],
+        ["pseudo-label", "xmtl_smoke", "data.pairs.source=/p", "distill.teachers.td=/nowhere", "--out", "/s"],
         ["sync", "/nowhere/run"],
         ["report", "/nowhere/run"],
     ],

@@ -13,11 +13,9 @@ import json
 import math
 import shutil
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from xmtl_ray.cluster.connection import ClusterError, cluster
 from xmtl_ray.config.schema import Config, TaskName
@@ -33,6 +31,10 @@ RUN = "run.json"
 """What the last run took: seconds and, of each stage, the share of time that its actors waited."""
 _TASKS: dict[str, tuple[TaskName, ...]] = {"triggers": ("td",), "types": ("vc",), "roles": ("ae", "rc")}
 """Which teachers the actors of a stage load."""
+
+
+Stretch = tuple[str, str, float, float, float]
+"""A piece of work: stage, actor, and in seconds when the actor was ready, start and end."""
 
 
 class LabellingError(ValueError):
@@ -53,8 +55,9 @@ class Counts:
     """Pairs that went through the teachers in this run; the others were there."""
     seconds: float
     """From the first row to the last, with reading the source and hashing images."""
-    waiting: Mapping[str, float]
-    """Stage → share of its actors' time, from being ready to the job's end, in which they had nothing to do."""
+    waiting: float
+    """Share of the actors' time, from being ready to the job's end, in which they had nothing to do; by stage it stands
+    in the store's ``run.json``."""
 
 
 def label(config: Config, store: Path, progress: Progress | None = None) -> Counts:
@@ -74,7 +77,7 @@ def label(config: Config, store: Path, progress: Progress | None = None) -> Coun
     found = teacher_folders.find(config.distill.teachers)
     plan = make_plan(config, store, found)
     _check_quarantine(config, store, plan.pairs, plan.refused)
-    busy: list[list[Any]] = []
+    busy: list[Stretch] = []
     if plan.new:
         busy = _run(config, store, found, plan, progress)
     source = config.data.pairs.source
@@ -89,37 +92,38 @@ def label(config: Config, store: Path, progress: Progress | None = None) -> Coun
         asked=manifest.asked,
         new=sum(plan.new.values()),
         seconds=round(time.monotonic() - started, 3),
-        waiting=waiting_shares(busy),
+        waiting=waiting_share(busy),
     )
-    record = {"new": counts.new, "seconds": counts.seconds, "actors": config.distill.actors, "waiting": counts.waiting}
+    stages = {name: waiting_share([each for each in busy if each[0] == name], _end(busy)) for name in _TASKS}
+    record = {**asdict(counts), "actors": config.distill.actors, "waiting_by_stage": stages}
     write_whole(store / RUN, lambda file: file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8"))
     return counts
 
 
-def waiting_shares(stretches: Iterable[Sequence[Any]]) -> dict[str, float]:
-    """Stage → share of its actors' time in which they had nothing to do.
+def waiting_share(stretches: Sequence[Stretch], end: float | None = None) -> float:
+    """Share of the actors' time in which they had nothing to do; 0 without actors.
 
     Args:
-        stretches: (stage, actor, when the actor was ready, start and end of a piece of work), times in seconds.
+        stretches: the actors' pieces of work.
+        end: when the job ended; None: with the last piece of work.
 
-    An actor's time is from being ready to the end of the last piece of work of any; so loading does not count, and
-    standing idle while others finish does.
+    An actor's time is from being ready to the job's end; so loading does not count, and standing idle while others
+    finish does.
     """
-    busy, ready = defaultdict[str, float](float), defaultdict[str, dict[str, float]](dict)
-    last = 0.0
-    for stage, actor, since, start, end in stretches:
-        busy[stage] += end - start
-        ready[stage][actor] = since
-        last = max(last, end)
-    return {
-        stage: round(max(0.0, 1 - busy[stage] / max(sum(last - since for since in own.values()), 1e-9)), 4)
-        for stage, own in ready.items()
-    }
+    ready = {stretch[1]: stretch[2] for stretch in stretches}
+    last = _end(stretches) if end is None else end
+    whole = sum(last - since for since in ready.values())
+    busy = sum(end - start for *_, start, end in stretches)
+    return round(max(0.0, 1 - busy / whole), 4) if whole > 0 else 0.0
+
+
+def _end(stretches: Sequence[Stretch]) -> float:
+    return max((stretch[4] for stretch in stretches), default=0.0)
 
 
 def _run(
     config: Config, store: Path, teachers: Mapping[TaskName, Teacher], plan: Plan, progress: Progress | None
-) -> list[list[Any]]:
+) -> list[Stretch]:
     """Bring the new shards through the pools; returns when each actor was busy."""
     spec, total = config.distill, sum(plan.new.values())
     common = {"batch": config.inference.batch, "gpu": spec.gpu}
@@ -128,7 +132,7 @@ def _run(
     rows: list[Row] = [
         {"key": key, "todo": str(todo_path(store, key)), "images": str(plan.images), "busy": "[]"} for key in plan.new
     ]
-    refused, busy, finished = dict(plan.refused), list[list[Any]](), 0
+    refused, busy, finished = dict(plan.refused), list[Stretch](), 0
     if progress is not None:
         progress(0, total)
     with cluster(spec.actors, int(spec.gpu), config.cluster.address):
@@ -150,7 +154,7 @@ def _run(
         try:
             for row in done.iter_rows():
                 finished += row["pairs"]
-                busy += json.loads(row["busy"])
+                busy += [tuple(stretch) for stretch in json.loads(row["busy"])]
                 refused |= json.loads(row["refused"])
                 if progress is not None:
                     progress(finished, total)
