@@ -42,6 +42,7 @@ def test_what_is_written_is_read(pseudo_store):
     assert pseudo_labels.quarantine(store) == {"D_2": BROKEN.reason}
     manifest = pseudo_labels.read_manifest(store)
     assert (manifest.pairs, manifest.quarantined, manifest.asked) == (3, 1, 1)
+    assert not pseudo_labels.quarantine(pseudo_store([PAIR], name="clean"))
     assert pseudo_labels.image_path(manifest, PAIR) == store.parent / "images" / "D_0.jpg"
 
 

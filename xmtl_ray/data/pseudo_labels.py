@@ -267,7 +267,10 @@ def image_path(manifest: Manifest, row: LabelledPair) -> Path:
 
 def quarantine(store: Path) -> dict[str, str]:
     """Id of each pair that could not be labelled → the reason. Raises DataError."""
-    rows = stream_list(store / QUARANTINE, TypeAdapter(_Quarantined), lambda _, row: row)
+    path = store / QUARANTINE
+    if path.is_file() and not path.stat().st_size:
+        return {}
+    rows = stream_list(path, TypeAdapter(_Quarantined), lambda _, row: row)
     return {row.pair: row.reason for row in rows}
 
 

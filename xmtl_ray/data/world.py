@@ -41,8 +41,24 @@ def version_of(folder: Path) -> str | None:
     return read_json(summary, TypeAdapter(_Summary)).version if summary.exists() else None
 
 
+def pair_truth(folder: Path) -> dict[str, PairTruth]:
+    """Truth about each caption pair of the world that lies in ``folder``. Raises DataError."""
+    return read_json(folder / SUMMARY, TypeAdapter(_Truth)).pairs
+
+
 class _Summary(BaseModel):
     version: str
+
+
+class PairTruth(BaseModel):
+    """Types of events that a caption tells and its picture shows."""
+
+    text: tuple[str, ...]
+    image: tuple[str, ...]
+
+
+class _Truth(BaseModel):
+    pairs: dict[str, PairTruth]
 
 
 _Run = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]

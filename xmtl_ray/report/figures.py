@@ -21,8 +21,8 @@ from xmtl_ray.config.schema import TaskName
 from xmtl_ray.report.run_folder import Series
 
 _VARIABLES = ("ink", "muted", "grid", "td", "ae", "vc", "rc")
-_STAND_IN = {name: f"#a7b3c{index}" for index, name in enumerate(_VARIABLES)}
-_MARKERS: dict[TaskName, str] = {"td": "o", "ae": "s", "vc": "^", "rc": "D"}
+STAND_IN = {name: f"#a7b3c{index}" for index, name in enumerate(_VARIABLES)}
+MARKERS: dict[TaskName, str] = {"td": "o", "ae": "s", "vc": "^", "rc": "D"}
 _RAW_POINTS = 400
 """More than the pixels of a panel show nothing."""
 
@@ -48,21 +48,21 @@ def loss(task: TaskName, series: Series) -> Markup:
     """A task's training loss: each step faintly, the moving average over it."""
     steps, raw = list(series), list(series.values())
     mean = smooth(raw, window(len(raw)))
-    figure, axes = _panel(3.1, 2.0)
-    axes.plot(*_thinned(steps, raw), color=_STAND_IN[task], linewidth=0.8, alpha=0.3)
-    axes.plot(*_thinned(steps, mean), color=_STAND_IN[task], linewidth=1.8, marker=_lone(mean))
+    figure, axes = panel(3.1, 2.0)
+    axes.plot(*_thinned(steps, raw), color=STAND_IN[task], linewidth=0.8, alpha=0.3)
+    axes.plot(*_thinned(steps, mean), color=STAND_IN[task], linewidth=1.8, marker=_lone(mean))
     top = max(*mean, float(np.quantile(raw, 0.99)))
     bottom = min(raw)
     margin = 0.06 * (top - bottom) or 0.5
     axes.set_ylim(bottom - margin, top + margin)
-    return _svg(figure, f"loss-{task}", f"Training loss of {task} over {steps[-1]} steps")
+    return svg(figure, f"loss-{task}", f"Training loss of {task} over {steps[-1]} steps")
 
 
 def dev(tasks: Mapping[TaskName, Series], mean: Series, best: int | None) -> Markup:
     """Dev F1 of each task by step, their mean dashed, and the step of the best checkpoint."""
-    figure, axes = _panel(6.0, 3.1, font=8)
+    figure, axes = panel(6.0, 3.1, font=8)
     if best is not None:
-        axes.axvline(best, color=_STAND_IN["ink"], linewidth=0.9, linestyle=(0, (1, 2)))
+        axes.axvline(best, color=STAND_IN["ink"], linewidth=0.9, linestyle=(0, (1, 2)))
         axes.annotate(
             "best checkpoint",
             (best, 1.0),
@@ -70,52 +70,53 @@ def dev(tasks: Mapping[TaskName, Series], mean: Series, best: int | None) -> Mar
             xytext=(0, 4),
             textcoords="offset points",
             ha="center",
-            color=_STAND_IN["ink"],
+            color=STAND_IN["ink"],
             fontsize=8,
         )
     if len(tasks) > 1 and mean:
-        axes.plot(list(mean), list(mean.values()), color=_STAND_IN["muted"], linewidth=1.4, linestyle=(0, (4, 2)))
+        axes.plot(list(mean), list(mean.values()), color=STAND_IN["muted"], linewidth=1.4, linestyle=(0, (4, 2)))
     for task, series in tasks.items():
         axes.plot(
             list(series),
             list(series.values()),
-            color=_STAND_IN[task],
+            color=STAND_IN[task],
             linewidth=1.8,
-            marker=_MARKERS[task],
+            marker=MARKERS[task],
             markersize=4.5,
         )
     axes.set_xlim(0, 1.04 * max(step for series in tasks.values() for step in series))
     axes.set_ylim(-3, 103)
     axes.set_yticks([0, 25, 50, 75, 100])
-    axes.set_ylabel("F1, percent", color=_STAND_IN["muted"], fontsize=8)
-    return _svg(figure, "dev", "Dev F1 of each task by step")
+    axes.set_ylabel("F1, percent", color=STAND_IN["muted"], fontsize=8)
+    return svg(figure, "dev", "Dev F1 of each task by step")
 
 
 def learning_rate(series: Series) -> Markup:
     """The factor on all learning rates by step."""
-    figure, axes = _panel(4.0, 3.9)
+    figure, axes = panel(4.0, 3.9)
     steps, values = _thinned(list(series), list(series.values()))
-    axes.fill_between(steps, values, color=_STAND_IN["muted"], alpha=0.15, linewidth=0)
-    axes.plot(steps, values, color=_STAND_IN["muted"], linewidth=1.6, marker=_lone(values))
+    axes.fill_between(steps, values, color=STAND_IN["muted"], alpha=0.15, linewidth=0)
+    axes.plot(steps, values, color=STAND_IN["muted"], linewidth=1.6, marker=_lone(values))
     axes.set_ylim(0, 1.06)
     axes.set_yticks([0, 0.5, 1])
-    return _svg(figure, "learning-rate", "Factor on the learning rates by step")
+    return svg(figure, "learning-rate", "Factor on the learning rates by step")
 
 
-def _panel(width_in: float, height_in: float, font: float = 9) -> tuple[Figure, Axes]:
+def panel(width_in: float, height_in: float, font: float = 9, x: str = "step") -> tuple[Figure, Axes]:
+    """A figure's one pair of axes, in inches, without frame; ``x`` names what the horizontal one counts."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     axes = figure.add_subplot()
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
-    axes.grid(axis="y", color=_STAND_IN["grid"], linewidth=0.8)
+    axes.grid(axis="y", color=STAND_IN["grid"], linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_STAND_IN["grid"])
-    axes.tick_params(length=0, labelcolor=_STAND_IN["muted"], labelsize=font)
+    axes.spines["bottom"].set_color(STAND_IN["grid"])
+    axes.tick_params(length=0, labelcolor=STAND_IN["muted"], labelsize=font)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    axes.set_xlabel("step", color=_STAND_IN["muted"], fontsize=font)
+    axes.set_xlabel(x, color=STAND_IN["muted"], fontsize=font)
     return figure, axes
 
 
@@ -135,7 +136,7 @@ def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], 
     return [steps[index] for index in sorted(keep)], [values[index] for index in sorted(keep)]
 
 
-def _svg(figure: Figure, name: str, description: str) -> Markup:
+def svg(figure: Figure, name: str, description: str) -> Markup:
     """The figure as an ``<svg>`` element of the page: no prologue, no metadata, no style of its own."""
     text = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}):
@@ -150,6 +151,6 @@ def _svg(figure: Figure, name: str, description: str) -> Markup:
     body = head + body[body.index(">") + 1 :]
     body = re.sub(r"(font(?:-family)?: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1system-ui, sans-serif", body)
     body = re.sub(r'\bid="(?:figure|axes|patch|line2d|matplotlib|text|xtick|ytick)[^"]*"', "", body)
-    for variable, stand_in in _STAND_IN.items():
+    for variable, stand_in in STAND_IN.items():
         body = body.replace(stand_in, f"var(--{variable})")
     return Markup(body)  # noqa: S704 (drawn here: numbers and our own words)

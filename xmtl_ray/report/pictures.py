@@ -63,10 +63,11 @@ class Framed:
     labels: tuple[Label, ...]
 
 
-def framed(path: Path | None, regions: Sequence[Region], marks: Mapping[str, str]) -> Framed:
+def framed(path: Path | None, regions: Sequence[Region], marks: Mapping[str, str], signs: bool = True) -> Framed:
     """Thumbnail of ``path`` with ``regions`` (pixels of the file) drawn over it.
 
-    ``marks`` maps each event type to what is set behind its roles, to tell the events of an image apart.
+    ``marks`` maps each event type to what is set behind its roles, to tell the events of an image apart. Without
+    ``signs`` no label tells an outcome: nothing is known that could judge it.
     """
     size, uri = _thumbnail(path)
     boxes = [box for region in regions for box in (region.gold, region.predicted) if box is not None]
@@ -80,7 +81,9 @@ def framed(path: Path | None, regions: Sequence[Region], marks: Mapping[str, str
             if box is not None:
                 corner, sides = (box.x0 * scale, box.y0 * scale), ((box.x1 - box.x0) * scale, (box.y1 - box.y0) * scale)
                 outlines.append(Outline(*corner, *sides, region.outcome, predicted))
-        labels.append(_label(region.role + marks[region.type], region, scale, width, height, labels))
+        text = region.role + marks[region.type]
+        text = f"{SIGNS[region.outcome]} {text}" if signs else text
+        labels.append(_label(text, region, scale, width, height, labels))
     return Framed(width, height, uri, tuple(outlines), tuple(labels))
 
 
@@ -114,7 +117,6 @@ def _label(
     """At the top of a gold box, at the foot of a box that is only predicted; moved off the labels placed before."""
     box = region.gold or region.predicted
     assert box is not None
-    text = f"{SIGNS[region.outcome]} {text}"
     width = _LETTER_PX * len(text) + 6
     x = _within(box.x0 * scale, frame_width - width)
     start = _within(_anchor(box, region.outcome) * scale, frame_height - _LINE_PX)
