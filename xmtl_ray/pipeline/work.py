@@ -59,7 +59,8 @@ def label(config: Config, work: Work) -> None:
     with _tracked(config, work) as run:
         counts = asdict(label_pairs(own, work.folder / "store", tell))
         log.info("%s", counts)
-        run.journal.metrics(0, {f"pseudo/{name}": value for name, value in counts.items()})
+        told = {f"pseudo/{name}": float(value) for name, value in counts.items() if isinstance(value, int | float)}
+        run.journal.metrics(0, told)
         run.journal.artifact("store/store.json")
 
 

@@ -141,8 +141,8 @@ def teacher(config: Config, task: TaskName, of: str = "") -> Stage:
 def pseudo_labels(config: Config, teachers: Mapping[TaskName, Stage], of: str = "") -> Stage:
     """Labelling of ``data.pairs`` by the teachers; what is selected of the labels is the training's business."""
     settings, files = _inputs(config, "data.pairs")
-    settings |= _settings(config, "distill.floor", "distill.max_quarantined", "inference.batch")
-    settings |= _settings(config, "inference.trigger_bias", "inference.object_confidence")
+    settings |= _settings(config, "distill.floor", "distill.max_quarantined")
+    settings |= _settings(config, "inference.batch", "inference.object_confidence")
     pairs = config.data.pairs
     assert pairs is not None
     settings["data.pairs.images"] = str(pairs.images or pairs.source)  # the store names it
@@ -173,7 +173,7 @@ def for_training(config: Config) -> Config:
     away += [] if spec.strategy == "xmtl" else ["multitask.pseudo"]
     away += [] if spec.strategy == "ark" else ["multitask.ark"]
     away += [] if spec.strategy in {"alternating", "ark"} else ["multitask.cycle"]
-    away += [] if spec.summed else ["multitask.rate"]
+    away += ["multitask.rate"] if spec.strategy == "single" else []
     away += _NOT_OF_WEIGHTING[spec.weighting.name]
     return _put_back(config, away)
 
