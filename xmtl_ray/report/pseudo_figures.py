@@ -44,6 +44,8 @@ def over_threshold(
     axes.set_xlim(min(thresholds) - 0.01, 1.0)
     most = max((value for values, _ in lines.values() for value in values), default=1)
     axes.set_ylim(0, (top or most or 1) * 1.06)
+    if top is not None:
+        axes.yaxis.set_major_locator(FixedLocator([0, top / 4, top / 2, 3 * top / 4, top]))
     axes.set_ylabel(unit, color=STAND_IN["muted"], fontsize=8)
     return svg(figure, name, description)
 

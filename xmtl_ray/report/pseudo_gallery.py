@@ -109,7 +109,7 @@ def _card(
         for mention in comparison.mentions(events, events)
     ]
     pieces, aside = marked(pair.words, told)
-    regions = [Region("", each.role, each.box, each.box) for each in shown.image_arguments if each.role != NONE]
+    regions = [Region("", each.role, each.box, None) for each in shown.image_arguments if each.role != NONE]
     seen = sorted(zip(m2e2().types, pair.types, strict=True), key=lambda item: -item[1])
     return PairCard(
         pair.id,
