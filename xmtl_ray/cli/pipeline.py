@@ -5,20 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as Grid
 
 from xmtl_ray.cli.console import console, print_scores, user_errors
 
 if TYPE_CHECKING:
     from xmtl_ray.pipeline.running import Ended, Watcher
     from xmtl_ray.pipeline.stages import Planned
+    from xmtl_ray.report.reproduction import Reproduction
 
 app = typer.Typer()
+
+
+class Table(StrEnum):
+    """What of the paper can be done again."""
+
+    TABLE1 = "table1"
+    TABLE2 = "table2"
+    FIG3 = "fig3"
+
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run and why, and end")]
 
@@ -54,9 +66,86 @@ def run(
             raise typer.Exit(1)
 
 
+@app.command(epilog="Example: **xmtl reproduce table2 --seeds 1**")
+def reproduce(
+    what: Annotated[Table, typer.Argument(help="Which of the paper's tables")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings on top, for all rows: path.to.field=value", show_default=False),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="world: a medium miniature world is drawn; or a folder that is laid out like one")
+    ] = "world",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each row, with seeds from 0")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for the world, the stages and the result")] = Path("reproduction"),
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="X-MTL's, which the rows vary; xmtl_world for the world, else xmtl_full", show_default=False),
+    ] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given again")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Do a table of the X-MTL paper again, and check what it claims.
+
+    Every cell is ours, with an interval, beside the paper's. Rows and seeds run side by side and share stages; the same
+    command again goes on where it was stopped.
+    """
+    with user_errors():
+        from xmtl_ray.pipeline import reproduce as reproduction
+        from xmtl_ray.report.reproduction import write
+
+        if data == reproduction.WORLD and not dry_run:
+            with console.status("drawing a medium news world"):
+                reproduction.draw(out)
+        todo = reproduction.plan(what.value, data, out, seeds, recipe, overrides or [], row or [])
+        if dry_run:
+            print_plan(todo.planned())
+            return
+        with told() as watcher:
+            found, ended = reproduction.reproduce(todo, watcher)
+        pages = write(out, found)
+        print_reproduction(found)
+        for page in pages:
+            console.print(str(page), soft_wrap=True)
+        if not all(item.good for item in ended):
+            raise typer.Exit(1)
+
+
+def print_reproduction(found: Reproduction) -> None:
+    """Each cell, ours beside the paper's; then what the paper claims."""
+    from xmtl_ray.evaluation.seeds import COLUMNS
+    from xmtl_ray.report.reproduction import MISSING, column_label, difference
+
+    for protocol in found.protocols:
+        table = Grid(title=f"{found.title}; protocol {protocol}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("F1, %\n95 %\npaper")
+        for column in COLUMNS:
+            short = (
+                column_label(column).replace("multimedia", "multi").replace("argument", "arg.").replace("of six", "")
+            )
+            table.add_column(short.replace(" ", "\n"), justify="right", no_wrap=True)
+        for row in found.rows:
+            own = [row.f1[protocol][column] if row.f1 else None for column in COLUMNS]
+            cells = ["failed" if each is None else f"{each.mean:.1f}\n{each.low:.0f}–{each.high:.0f}" for each in own]
+            paper = [row.published(column) for column in COLUMNS]
+            beside = ["" if value is None else f"\n[dim]{value:.1f}[/]" for value in paper]
+            table.add_row(row.label, *(cell + other for cell, other in zip(cells, beside, strict=True)))
+        console.print(table)
+    if found.claims:
+        table = Grid(title="What the paper claims", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for head in ("claim", "paper", *(f"ours, {name}" for name in found.protocols), "verdict"):
+            table.add_column(head)
+        for claim in found.claims:
+            ours = [difference(claim.differences[name][claim.column]) for name in found.protocols if claim.differences]
+            ours += [""] * (len(found.protocols) - len(ours))
+            printed = "" if claim.paper is None else f"{claim.paper:+.1f}"
+            table.add_row(claim.text, printed, *ours, f"[bold]{claim.verdict or MISSING}[/]")
+        console.print(table)
+
+
 def print_plan(plan: Sequence[Planned]) -> None:
     """Every stage: what becomes of it, why, and where it is."""
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Grid(box=None, pad_edge=False, show_header=False)
     styles = {"done": "green", "runs": "bold", "waits": "yellow"}
     for planned in plan:
         table.add_row(f"[{styles[planned.state]}]{planned.state}[/]", escape(planned.stage.name), escape(planned.why))

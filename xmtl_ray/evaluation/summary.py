@@ -133,3 +133,10 @@ def published() -> tuple[Published, ...]:
         for kind, start in (("event", 0), ("argument", 3))
         for system, figures in systems.items()
     )
+
+
+@cache
+def published_strategies() -> dict[str, dict[str, float]]:
+    """Table 2 of X-MTL: training strategy → metric → F1."""
+    raw = yaml.safe_load((files("xmtl_ray.evaluation") / "published_strategies.yaml").read_text(encoding="utf-8"))
+    return {name: dict(zip(METRICS, figures, strict=True)) for name, figures in raw.items()}

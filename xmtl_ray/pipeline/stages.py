@@ -207,8 +207,7 @@ class Stages:
                 continue
             on = f"depends on {', '.join(dict.fromkeys(pending))}"
             if self.record(stage) is None:
-                why = self._undone(stage)
-                on = on if why == _REASON_BEFORE else f"{why}; {on}"
+                on = f"{self._undone(stage)}; {on}"
             else:
                 on = self.damage(stage) or f"{on}; not if that comes out as it was"
             planned[definition.key] = Planned(stage, definition.key, folder, "waits", on)
@@ -226,17 +225,18 @@ class Stages:
         if not others:
             return "never run"
         newest_first = sorted(others, key=lambda record: record.finished, reverse=True)
-        parts = min((list(_differences(record, definition)) for record in newest_first), key=len)
-        more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
-        return "; ".join(parts[:3]) + more if parts else _REASON_BEFORE
+        nearest = min(newest_first, key=lambda record: len(list(_differences(record, definition))))
+        parts = list(_differences(nearest, definition))
+        # What is another stage before it is told only where nothing else is: that one has told why itself.
+        parts = parts or [
+            f"another {name}" for name in definition.before if nearest.before.get(name) != definition.before[name]
+        ]
+        return "; ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
 
     def _finished(self, kind: str) -> Iterator[Record]:
         for folder in self.root.glob(f"{kind}-*"):
             if (record := read_record(folder)) is not None and record.kind == kind:
                 yield record
-
-
-_REASON_BEFORE = "a stage before it is another one"
 
 
 def _differences(earlier: Record, now: Record) -> Iterator[str]:
