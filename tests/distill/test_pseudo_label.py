@@ -1,6 +1,6 @@
 """Labelling by real small models: the same store whatever the actors and whoever is killed; broken images are counted.
 
-The teachers have random weights; their last layers are scaled until they are sure of what they say.
+The teachers have random weights, see ``sure_teachers``.
 """
 
 import json
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sure_teachers
+from sure_teachers import TASKS
 
 from xmtl_ray.config.load import load
 from xmtl_ray.config.schema import Thresholds
@@ -29,7 +31,6 @@ from xmtl_ray.events.records import DataError, Pair
 from xmtl_ray.inference.scorer import Scorer
 from xmtl_ray.models import weights
 
-TASKS = ("td", "ae", "vc", "rc")
 SHARD = 8
 BROKEN, MISSING = 3, 20
 """Places in the source of the pair whose image is cut off, and of the one whose image is not there."""
@@ -55,30 +56,8 @@ def pairs_of(folder):
 @pytest.fixture(scope="module")
 def teachers(world, tmp_path_factory):
     """Four single-task models; about half of the pairs agree by them."""
-    import torch
-
-    from xmtl_ray.data import ace05
-
     folder = tmp_path_factory.mktemp("teachers")
-    words = [sentence.words for sentence in ace05.read(world / "ace" / "train.json")]
-    images = sorted((world / "voa" / "images").iterdir())
-    for seed, task in enumerate(TASKS):
-        config = load(
-            "xmtl_smoke",
-            [f"data.root={world}", f"multitask.tasks=[{task}]", "multitask.strategy=single", f"train.seed={seed}"],
-        )
-        loaded = weights.create(config, weights.make_tokenizer(config, words))
-        head = next(module for name, module in loaded.model.named_modules() if name.endswith("scores"))
-        with torch.no_grad():
-            if task == "vc":  # types are as often above zero as below, then rarer
-                head.bias -= torch.tensor(Scorer([loaded], 64).types(images), dtype=torch.float64).logit().mean(0)
-            head.weight *= 300 if task in {"td", "vc"} else 30
-            head.bias *= 300 if task in {"td", "vc"} else 30
-            if task == "td":
-                head.bias[0] += 400  # fewer triggers
-            if task == "vc":
-                head.bias -= 25
-        weights.save(folder / task, loaded)
+    sure_teachers.make(world, folder)
     return folder
 
 
