@@ -1,1 +1,1 @@
-"""Ray Data jobs that see many images or pairs once: detections now, pseudo-labels next. Imports data and models."""
+"""Ray Data jobs that see many images or pairs once: detections, pseudo-labels. Imports data, models and inference."""
