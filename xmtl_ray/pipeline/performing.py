@@ -116,7 +116,7 @@ def _cause(error: Exception) -> str:
     """In a sentence; a bug's with its type and place."""
     if type(error).__module__.startswith("xmtl_ray") or type(error) in {ValueError, FileNotFoundError}:
         return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is this file's
     own = [frame for frame in frames if "xmtl_ray" in frame.filename] or list(frames)
     return f"{type(error).__name__}: {error} ({Path(own[-1].filename).name}, line {own[-1].lineno})"
 
