@@ -14,14 +14,35 @@ import test_loop
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+METHODS = {
+    "joint": ["multitask.weighting.name=fixed"],
+    "dwa": ["multitask.weighting.name=dwa", "multitask.weighting.interval=steps:2"],
+    "uncertainty": ["multitask.weighting.name=uncertainty", "multitask.weighting.learning_rate=0.2"],
+    "famo": ["multitask.weighting.name=famo", "multitask.weighting.learning_rate=0.2"],
+    "upgrad": ["multitask.weighting.name=upgrad"],
+    "alternating": ["multitask.strategy=alternating", "multitask.cycle=steps:2"],
+    "ark": ["multitask.strategy=ark", "multitask.ark.momentum=0.8"],
+}
 ENGINES = {
-    "ddp": ["engine.name=ddp"],
-    "ddp, two micro-batches": ["engine.name=ddp", "train.accumulation=2"],
+    "ddp": [],
+    "ddp, two micro-batches": ["train.accumulation=2"],
     "deepspeed, ZeRO 0": ["engine.name=deepspeed", "engine.zero_stage=0"],
+    "deepspeed, ZeRO 1": ["engine.name=deepspeed", "engine.zero_stage=1"],
     "deepspeed, ZeRO 1, two micro-batches": ["engine.name=deepspeed", "engine.zero_stage=1", "train.accumulation=2"],
     "deepspeed, ZeRO 2": ["engine.name=deepspeed", "engine.zero_stage=2"],
     "deepspeed, ZeRO 3": ["engine.name=deepspeed", "engine.zero_stage=3"],
 }
+RUNS = [
+    *(("joint", engine) for engine in ENGINES if engine != "deepspeed, ZeRO 1"),
+    *((method, "ddp") for method in METHODS if method != "joint"),
+    ("dwa", "deepspeed, ZeRO 2"),
+    ("uncertainty", "deepspeed, ZeRO 3"),
+    ("famo", "deepspeed, ZeRO 3"),
+    ("upgrad", "ddp, two micro-batches"),
+    ("upgrad", "deepspeed, ZeRO 1"),
+    ("alternating", "deepspeed, ZeRO 2"),
+    ("ark", "deepspeed, ZeRO 2"),
+]
 TWO_EPOCHS = ["train.epochs=2", "multitask.tasks=[td,ae,vc,rc]"]
 
 
@@ -38,6 +59,15 @@ def cluster():
     context = ray.init(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": environment})
     yield context.address_info
     ray.shutdown()
+
+
+def common(world: Path) -> list[str]:
+    """Settings of every run that is compared: nothing at random but the order of the data."""
+    return [
+        f"data.root={world}", "data.test=null", "model.built_text.dropout=0", "model.shared.dropout=0",
+        "train.global_batch=160", "multitask.rate.ae=0.2", "train.schedule=constant", "train.warmup_fraction=0",
+        "tracking.enabled=false", *TWO_EPOCHS,
+    ]  # fmt: skip
 
 
 def engines_in_turn(settings):
@@ -96,11 +126,11 @@ def two_workers(cluster, world, tmp_path_factory):
     from xmtl_ray.config.load import load
 
     folder = tmp_path_factory.mktemp("engines")
-    common = [f"data.root={world}", "data.test=null", "model.built_text.dropout=0", "model.shared.dropout=0",
-              "train.global_batch=160", "multitask.rate.ae=0.2", "train.schedule=constant", "cluster.workers=2",
-              "train.warmup_fraction=0", "tracking.enabled=false", *TWO_EPOCHS]  # fmt: skip
     configs = {
-        name: load("xmtl_smoke", [*common, *settings]).model_dump(mode="json") for name, settings in ENGINES.items()
+        f"{method}, {engine}": load(
+            "xmtl_smoke", [*common(world), "cluster.workers=2", *METHODS[method], *ENGINES[engine]]
+        ).model_dump(mode="json")
+        for method, engine in RUNS
     }
     trainer = TorchTrainer(
         engines_in_turn,
@@ -114,32 +144,39 @@ def two_workers(cluster, world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_process(world, tmp_path_factory):
-    """Losses of the same run in this process."""
+    """What the same run gives in this process, by method; each runs once."""
     from xmtl_ray.config.load import load
 
-    config = load("xmtl_smoke", [f"data.root={world}", "data.test=null", "model.built_text.dropout=0",
-                  "model.shared.dropout=0", "train.global_batch=160", "multitask.rate.ae=0.2",
-                  "train.schedule=constant", "train.warmup_fraction=0", "cluster.workers=0",
-                  "tracking.enabled=false", *TWO_EPOCHS])  # fmt: skip
-    losses, _, _ = test_loop.run(config, tmp_path_factory.mktemp("one"))
+    found = {}
+
+    def losses(method):
+        if method not in found:
+            config = load("xmtl_smoke", [*common(world), "cluster.workers=0", *METHODS[method]])
+            found[method], _, _ = test_loop.run(config, tmp_path_factory.mktemp("one"))
+        return found[method]
+
     return losses
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_two_workers_equal_one_process(two_workers, one_process, engine):
-    """Same global batches, same losses of every task at every step, to float tolerance; so DDP equals DeepSpeed too.
+@pytest.mark.parametrize(("method", "engine"), RUNS)
+def test_two_workers_equal_one_process(two_workers, one_process, method, engine):
+    """Same global batches, same losses and weights at every step, to float tolerance; so DDP equals DeepSpeed too.
 
     Each run was stopped after its first epoch and begun again from its checkpoint, so this covers each engine's
     resumption as well.
     """
-    first, second = two_workers[engine]
+    first, second = two_workers[f"{method}, {engine}"]
     assert not set(first) & set(second)
-    found = first | second
-    assert set(found) == set(one_process)
-    for step, losses in one_process.items():
-        for name, value in losses.items():
-            if name.startswith("train/loss"):
+    found, expected = first | second, one_process(method)
+    assert set(found) == set(expected)
+    weights = set()
+    for step, metrics in expected.items():
+        for name, value in metrics.items():
+            if name.startswith(("train/loss", "train/weight")):
                 assert found[step][name] == pytest.approx(value, rel=2e-3, abs=2e-3), (step, name)
+                weights |= {value} if name.startswith("train/weight") else set()
+    if method in {"dwa", "uncertainty", "famo", "upgrad"}:
+        assert max(weights) > 1.05 * min(weights), "the weights do walk"
 
 
 def command(world: Path, folder: Path | str, *overrides: str) -> list[str]:
