@@ -331,13 +331,13 @@ def test_teachers_are_checked_before_anything_starts(settings, teachers, tmp_pat
 
 def test_another_teacher_has_another_hash(teachers, tmp_path):
     """Of every file's name and content; where the folder lies makes no difference."""
-    from xmtl_ray.distill.teachers import folder_sha256
+    from xmtl_ray.data.fingerprint import of_folder
 
     shutil.copytree(teachers / "td", tmp_path / "td")
-    same = folder_sha256(tmp_path / "td")
-    assert same == folder_sha256(teachers / "td") != folder_sha256(teachers / "ae")
+    same = of_folder(tmp_path / "td")
+    assert same == of_folder(teachers / "td") != of_folder(teachers / "ae")
     (tmp_path / "td" / "labels.json").write_text("{}")
-    assert folder_sha256(tmp_path / "td") != same
+    assert of_folder(tmp_path / "td") != same
 
 
 def test_waiting_is_what_is_not_work():

@@ -10,8 +10,6 @@ classes that ultralytics lists.
 from __future__ import annotations
 
 import atexit
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -28,6 +26,7 @@ from PIL import Image as Pictures
 from PIL.Image import Image as Picture
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from xmtl_ray.data import fingerprint, hugging_face
 from xmtl_ray.data.objects import FLOOR, Detector
 from xmtl_ray.events.records import Box, DetectedObject
 
@@ -70,10 +69,8 @@ class Choice:
     def hash(self) -> str:
         """sha256 of the weights' files and of the settings. Raises DetectorError."""
         if self.kind == "yolo":
-            return _hash({"kind": "yolo", "floor": FLOOR, **asdict(Suppression())}, [self.path])
-        names = ("config.json", "preprocessor_config.json", "*.safetensors")
-        files = sorted(file for name in names for file in self.path.glob(name))
-        return _hash({"kind": "hf", "floor": FLOOR}, files)
+            return hugging_face.hash_of({"kind": "yolo", "floor": FLOOR, **asdict(Suppression())}, [self.path])
+        return hugging_face.hash_of_folder({"kind": "hf", "floor": FLOOR}, self.path)
 
 
 def choose(asked: str) -> Choice:
@@ -84,15 +81,12 @@ def choose(asked: str) -> Choice:
     choice = Choice(found[1], Path(found[2]).absolute(), found[3])
     path = choice.path
     if choice.kind == "hf":
-        if not list(path.glob("*.safetensors")) or not (path / "config.json").is_file():
-            raise DetectorError(f"detector: {path}: expected a folder with config.json and *.safetensors")
-        for name in ("config.json", "preprocessor_config.json"):
-            if (path / name).is_file() and "auto_map" in (path / name).read_text(encoding="utf-8"):
-                raise DetectorError(f"detector: {path / name}: found auto_map, expected no code in it")
+        if problem := hugging_face.problem(path):
+            raise DetectorError(f"detector: {problem}")
         return choice
     if not path.is_file() or path.suffix not in {".pt", ".safetensors"}:
         raise DetectorError(f"detector: {path}: expected an existing .safetensors or .pt file")
-    digest = _digest(path)
+    digest = fingerprint.of_file(path)
     if path.suffix == ".pt" and choice.sha256 is None:
         raise DetectorError(
             f"detector: {path} is a pickle; if its sha256 {digest} is what its publisher says, "
@@ -276,15 +270,3 @@ def ultralytics() -> ModuleType:
     folders = {name: home for name in ("datasets_dir", "weights_dir", "runs_dir")}
     utils.SETTINGS.update({**dict.fromkeys(_INTEGRATIONS, False), **folders})  # type: ignore[no-untyped-call]
     return library
-
-
-def _hash(settings: Mapping[str, object], files: Sequence[Path]) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in files:
-        digest.update(f"{path.suffix} {_digest(path)}".encode())
-    return digest.hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,9 @@
-"""What data a run saw: a hash per annotation file that its config names."""
+"""Hashes of files and folders by content: of a model, and of the annotations that a run saw."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from xmtl_ray.config.load import leaves
@@ -20,16 +21,27 @@ def fingerprints(data: Data) -> dict[str, str]:
         if name == "data.root" or value is None or not path.is_absolute():
             continue
         if path.is_file():
-            found[name] = _hash([path])
+            found[name] = of_files([path], path.parent)
         elif path.is_dir() and (files := sorted(f for f in path.iterdir() if f.suffix in {".json", ".txt"})):
-            found[name] = _hash(files)
+            found[name] = of_files(files, path)
     return found
 
 
-def _hash(files: list[Path]) -> str:
+def of_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_folder(folder: Path) -> str:
+    """sha256 of the names and the content of all files below a folder."""
+    return of_files(sorted(path for path in folder.rglob("*") if path.is_file()), folder)
+
+
+def of_files(files: Iterable[Path], folder: Path) -> str:
+    """sha256 of some files' names below ``folder`` and of their content, in the order given."""
     digest = hashlib.sha256()
     for path in files:
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(bytes.fromhex(of_file(path)))
     return digest.hexdigest()

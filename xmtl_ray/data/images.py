@@ -30,6 +30,9 @@ from xmtl_ray.events.records import Box, DataError
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """Decoders that a file may reach; Pillow has forty more, some of which start other programs."""
 
+ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
+"""Names that count as images in a folder; what is in such a file its content says."""
+
 _ORIENTATION = 0x0112
 """EXIF's tag; 5 to 8 turn the image by a quarter."""
 _SIDEWAYS = {5, 6, 7, 8}

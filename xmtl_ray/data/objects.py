@@ -202,20 +202,23 @@ def write_voa(path: Path, found: Mapping[str, Sequence[DetectedObject]]) -> None
     write_whole(path, lambda file: file.write_text(json.dumps(body) + "\n", encoding="utf-8"))
 
 
-def _read_store(store: Path) -> dict[str, tuple[DetectedObject, ...]]:
+def read_contents(store: Path) -> dict[str, tuple[DetectedObject, ...]]:
+    """What the detector that filled a store last has found, by the sha256 of each image's bytes. Raises DataError."""
     if not (store / SUMMARY).exists():
         raise DataError(store, None, "folder", "no " + SUMMARY, "what `xmtl data objects` has written to its end")
-    contents = _listing(store)
-    wanted, by_content = set(contents.values()), dict[str, tuple[DetectedObject, ...]]()
-    for table in _shards(store, _summary(store).detector, _SHARD.names):
-        for row in table.to_pylist():
-            if row["sha256"] in wanted and row["reason"] is None:
-                by_content[row["sha256"]] = tuple(
-                    DetectedObject(
-                        Box(item["x0"], item["y0"], item["x1"], item["y1"]), item["label"], item["confidence"]
-                    )
-                    for item in row["objects"]
-                )
+    return {
+        row["sha256"]: tuple(
+            DetectedObject(Box(item["x0"], item["y0"], item["x1"], item["y1"]), item["label"], item["confidence"])
+            for item in row["objects"]
+        )
+        for table in _shards(store, _summary(store).detector, _SHARD.names)
+        for row in table.to_pylist()
+        if row["reason"] is None
+    }
+
+
+def _read_store(store: Path) -> dict[str, tuple[DetectedObject, ...]]:
+    by_content, contents = read_contents(store), _listing(store)
     missing = [name for name, content in contents.items() if content not in by_content]
     if missing:
         raise DataError(store, missing[0], "detections", "none", f"those of {len(contents)} images; detect again")

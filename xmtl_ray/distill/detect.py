@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from xmtl_ray.cluster.connection import cluster
+from xmtl_ray.cluster.jobs import Progress, cause
 from xmtl_ray.data import images as image_files
 from xmtl_ray.data import objects
 from xmtl_ray.data.detectors import Choice, choose, load
 from xmtl_ray.data.objects import Detected
-from xmtl_ray.distill.job import Progress, cause
 from xmtl_ray.events.records import DataError
 
 log = logging.getLogger(__name__)
-
-ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
-"""Names that count as images; what is in such a file its content says."""
 
 
 class DetectionError(ValueError):
@@ -75,7 +72,7 @@ def detect(
     detector = choice.hash
     if not folder.is_dir():
         raise DataError(folder, None, "images", "no folder", "a folder of image files")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in image_files.ENDINGS)
     log.info("%s: %d images", folder, len(files))
     contents, refused = _contents(files)
     before = objects.known(store, detector)

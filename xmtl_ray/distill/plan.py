@@ -22,7 +22,6 @@ from xmtl_ray.data.formats import open_source
 from xmtl_ray.data.media_paths import inside
 from xmtl_ray.data.objects import write_whole
 from xmtl_ray.data.pseudo_labels import LabelledPair, Teacher
-from xmtl_ray.distill.job import without_folder
 from xmtl_ray.events.records import DataError, DetectedObject, Pair
 
 log = logging.getLogger(__name__)
@@ -154,3 +153,8 @@ class _Rows:
 
     def _sure(self, found: Sequence[DetectedObject]) -> tuple[DetectedObject, ...]:
         return tuple(item for item in found if item.confidence >= self.confidence)
+
+
+def without_folder(error: DataError, images: Path) -> str:
+    """What an error says, with image files named as below their folder."""
+    return str(error).replace(f"{images}/", "")

@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from xmtl_ray.cluster.connection import ClusterError, cluster
+from xmtl_ray.cluster.jobs import Progress, cause
 from xmtl_ray.config.schema import Config, TaskName
 from xmtl_ray.data import pseudo_labels
 from xmtl_ray.data.objects import write_whole
 from xmtl_ray.data.pseudo_labels import Teacher
 from xmtl_ray.distill import teachers as teacher_folders
-from xmtl_ray.distill.job import Progress, cause
 from xmtl_ray.distill.plan import TODO, Plan, make_plan, todo_path
 from xmtl_ray.distill.stages import Roles, Row, Triggers, Types
 

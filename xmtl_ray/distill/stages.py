@@ -22,7 +22,7 @@ from xmtl_ray.config.schema import TaskName, Thresholds
 from xmtl_ray.data import parquet, pseudo_labels
 from xmtl_ray.data.pseudo_labels import LabelledArgument, LabelledObject, LabelledPair
 from xmtl_ray.data.pseudo_selection import select
-from xmtl_ray.distill.job import without_folder
+from xmtl_ray.distill.plan import without_folder
 from xmtl_ray.events.ontology import m2e2, mentions
 from xmtl_ray.events.records import DataError
 from xmtl_ray.inference.scorer import Question, Scorer

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from xmtl_ray.config import load as config_files
 from xmtl_ray.config.schema import TaskName, Teachers
+from xmtl_ray.data import fingerprint
 from xmtl_ray.data.pseudo_labels import Teacher
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.models.weights import CONFIG, LABELS, WEIGHTS
@@ -36,23 +35,9 @@ def find(spec: Teachers) -> dict[TaskName, Teacher]:
             continue
         _check(folder, task)
         if folder not in hashes:
-            hashes[folder] = folder_sha256(folder)
+            hashes[folder] = fingerprint.of_folder(folder)
         found[task] = Teacher(folder=str(folder), sha256=hashes[folder])
     return found
-
-
-def folder_sha256(folder: Path) -> str:
-    """Of the names and the content of all files below a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(_files(folder)):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
 
 
 def _check(folder: Path, task: TaskName) -> None:

@@ -28,7 +28,7 @@ def _increasing(span: tuple[int, int]) -> tuple[int, int]:
     return span
 
 
-_Words = Annotated[tuple[StrictInt, StrictInt], AfterValidator(_increasing)]
+WordSpan = Annotated[tuple[StrictInt, StrictInt], AfterValidator(_increasing)]
 
 
 class Item(BaseModel):
@@ -41,14 +41,14 @@ class TextArgumentItem(Item):
     """What fills a role of a text event."""
 
     role: str
-    span: _Words
+    span: WordSpan
 
 
 class TextEventItem(Item):
     """A trigger with its event type and arguments."""
 
     type: str
-    trigger: _Words
+    trigger: WordSpan
     arguments: list[TextArgumentItem] = []
 
 

@@ -174,6 +174,8 @@ class MultimediaEvent:
     sentence: str
     image: str
     type: str
+    similarity: float | None = field(default=None, compare=False)
+    """Cosine of image and sentence by the model that joined them; None: gold, or joined without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from cachetools import LRUCache
 
 from xmtl_ray.data.images import Canvases
 from xmtl_ray.events.records import Document, MultimediaEvent, TextEvent, VisualEvent
 from xmtl_ray.models.encoders import EncoderError, first_line
 from xmtl_ray.models.inputs import normalise
 
+_KEPT = 4096
+"""Encoded images, and as many sentences."""
 TYPE_ONLY = "same type in one document; no image-text similarity"
 
 
@@ -45,11 +48,13 @@ def pairs(
         for picture in document.images:
             types = {event.type for event in text.get(sentence.id, ())}
             types &= {event.type for event in image.get(picture.id, ())}
+            cosine = None
             if types and similarity is not None:
                 assert picture.path is not None  # an image without a file has no event
-                if not similarity.cosine(picture.path, sentence.words) > similarity.threshold:
+                cosine = similarity.cosine(picture.path, sentence.words)
+                if not cosine > similarity.threshold:
                     continue
-            found += [MultimediaEvent(sentence.id, picture.id, event_type) for event_type in sorted(types)]
+            found += [MultimediaEvent(sentence.id, picture.id, event_type, cosine) for event_type in sorted(types)]
     return found
 
 
@@ -61,7 +66,7 @@ def how(similarity: Similarity | None) -> str:
 def clip_similarity(name: str | None, threshold: float, device: torch.device) -> Similarity | None:
     """Similarity by the CLIP model in a Hugging Face folder or of a name; None without one.
 
-    Each image and sentence is encoded once. Raises EncoderError.
+    The last thousands of images and sentences are encoded once. Raises EncoderError.
     """
     if name is None:
         return None
@@ -75,18 +80,20 @@ def clip_similarity(name: str | None, threshold: float, device: torch.device) ->
         raise EncoderError(f"inference.coreference.encoder: {problem}") from None
     side = model.config.vision_config.image_size
     canvases, longest = Canvases(side, 0), model.config.text_config.max_position_embeddings
-    images: dict[Path, torch.Tensor] = {}
-    texts: dict[tuple[str, ...], torch.Tensor] = {}
+    images: LRUCache[Path, torch.Tensor] = LRUCache(_KEPT)
+    texts: LRUCache[tuple[str, ...], torch.Tensor] = LRUCache(_KEPT)
 
     @torch.inference_mode()
     def cosine(path: Path, words: Sequence[str]) -> float:
-        if path not in images:
+        if (image := images.get(path)) is None:
             states = model.vision_model(pixel_values=normalise([canvases(path).array], side).to(device))
-            images[path] = torch.nn.functional.normalize(model.visual_projection(states.pooler_output), dim=-1)[0]
-        if (key := tuple(words)) not in texts:
+            image = torch.nn.functional.normalize(model.visual_projection(states.pooler_output), dim=-1)[0]
+            images[path] = image
+        if (text := texts.get(key := tuple(words))) is None:
             encoded = tokenizer(" ".join(words), truncation=True, max_length=longest, return_tensors="pt").to(device)
             states = model.text_model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
-            texts[key] = torch.nn.functional.normalize(model.text_projection(states.pooler_output), dim=-1)[0]
-        return float(images[path] @ texts[key])
+            text = torch.nn.functional.normalize(model.text_projection(states.pooler_output), dim=-1)[0]
+            texts[key] = text
+        return float(image @ text)
 
     return Similarity(cosine, threshold, name)

@@ -77,11 +77,16 @@ def save(folder: Path, loaded: LoadedModel, state: Mapping[str, Tensor] | None =
         loaded.model.image_encoder.config.save_pretrained(folder / IMAGE)
 
 
-def load(folder: Path) -> LoadedModel:
-    """Read what :func:`save` wrote, in evaluation mode. Raises ModelFolderError."""
+def config_of(folder: Path) -> Config:
+    """The config that built the model in a folder. Raises ModelFolderError."""
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ModelFolderError(f"{folder}: no {CONFIG} and {WEIGHTS} in it, expected a model folder")
-    config = config_files.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return config_files.loads((folder / CONFIG).read_text(encoding="utf-8"))
+
+
+def load(folder: Path) -> LoadedModel:
+    """Read what :func:`save` wrote, in evaluation mode. Raises ModelFolderError."""
+    config = config_of(folder)
     ontology, labels = m2e2(), json.loads((folder / LABELS).read_text(encoding="utf-8"))
     if tuple(labels["tags"]) != ontology.tags or tuple(labels["roles"]) != ontology.roles:
         raise ModelFolderError(

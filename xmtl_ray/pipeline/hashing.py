@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from xmtl_ray.data.fingerprint import of_file
+
 
 class Hashes:
     """Content hashes; what was read once is kept in ``cache``, one file for each file or folder that was asked for.
@@ -36,7 +38,7 @@ class Hashes:
         states = _states(path)
         stale = [name for name, state in states.items() if known.get(name, [None])[:2] != state]
         with ThreadPoolExecutor() as pool:
-            digests = dict(zip(stale, pool.map(lambda name: _digest(path / name), stale), strict=True))
+            digests = dict(zip(stale, pool.map(lambda name: of_file(path / name), stale), strict=True))
         found = {name: digests[name] if name in digests else str(known[name][2]) for name in states}
         if stale or known.keys() != states.keys():
             self.cache.mkdir(parents=True, exist_ok=True)
@@ -78,8 +80,3 @@ def _states(path: Path) -> dict[str, list[object]]:
 
 def _state(stat: os.stat_result) -> list[object]:
     return [stat.st_size, stat.st_mtime_ns]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,12 +1,9 @@
-"""What data jobs share: how far one is, and in whose words something failed."""
+"""What data jobs share: how far one is, and in whose words it failed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
-
-from xmtl_ray.events.records import DataError
 
 Progress = Callable[[int, int], None]
 """Called with what is done, first 0, and all that there is to do; not at all if there is nothing."""
@@ -17,8 +14,3 @@ def cause(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)]
     own = [line for line in lines if not line.startswith("ray.")]
     return (own or lines or [str(error).strip().splitlines()[-1]])[-1]
-
-
-def without_folder(error: DataError, images: Path) -> str:
-    """What an error says, with image files named as below their folder."""
-    return str(error).replace(f"{images}/", "")
