@@ -210,6 +210,112 @@ def test_curves(run):
     assert "#a7b3c" not in html
 
 
+def trained(folder, strategy, lines, tags=None, **multitask):
+    """The page of a run of ``strategy`` that tracked ``lines``, (step, metrics)."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(
+        dump(config(multitask={"tasks": ["td", "ae"], "strategy": strategy, **multitask})), encoding="utf-8"
+    )
+    tracked = [{"step": step, "time_ms": step, "metrics": metrics} for step, metrics in lines]
+    journal(folder / "tracking.jsonl", [*([{"tags": tags}] if tags else []), *tracked])
+    return render(folder)
+
+
+def captions(html):
+    """The words above each figure."""
+    return [text_of(each).strip() for each in re.findall(r"<figcaption>.*?</figcaption>", html, flags=re.DOTALL)]
+
+
+FIXED = {"weighting": {"name": "fixed"}}
+TEACHERS = {"sha256.pseudo.store": "a" * 64, "sha256.pseudo.source": "b" * 64, "sha256.pseudo.teacher.td": "c" * 64}
+
+
+def test_twins_are_drawn_with_their_tasks(tmp_path):
+    """xmtl: a panel a task with its twin's last value, the weighted sum, and weights as stairs up to the last step."""
+    lines = [
+        (step, {"train/loss/td": 4.0, "train/loss/td_pseudo": 2.0, "train/loss/ae": 1.5, "train/loss": 9.0})
+        for step in range(1, 21)
+    ]
+    lines += [
+        (1, {"train/weight/td": 1.0, "train/weight/td_pseudo": 0.5, "train/weight/ae": 1.0}),
+        (9, {"train/weight/td": 0.75, "train/weight/td_pseudo": 0.625, "train/weight/ae": 1.25}),
+    ]
+    html = trained(tmp_path, "xmtl", lines)
+    assert captions(section(html, "curves")) == [
+        "trigger detection 4, pseudo 2",
+        "argument extraction 1.5",
+        "weighted sum 9",
+        "weights of the losses dashed: of pseudo-labels; below: last values",
+    ]
+    seen = text_of(section(html, "curves"))
+    assert "dashed: from pseudo-labels" in seen
+    assert "trigger detection 0.75 , pseudo 0.62 argument extraction 1.25" in seen
+    assert "never changed" not in seen
+    assert section(html, "curves").count("stroke-dasharray") == 2  # the twin's loss and its weight
+
+
+def test_tasks_in_turn_have_gaps_and_weights_that_never_change_are_told(tmp_path):
+    """alternating: no sum over losses of different steps; no figure of flat lines."""
+    lines = [
+        (step, {f"train/loss/{task}": 4.0, "train/loss": 4.0, f"train/weight/{task}": 1.0})
+        for step in range(1, 41)
+        for task in ["td" if (step - 1) // 10 % 2 == 0 else "ae"]
+    ]
+    html = section(trained(tmp_path, "alternating", lines, **FIXED), "curves")
+    assert captions(html) == ["trigger detection 4", "argument extraction 4"]
+    assert "weights never changed: trigger detection 1; argument extraction 1." in text_of(html)
+
+
+def test_the_teacher_of_ark_has_a_panel(tmp_path):
+    """ARK's consistency beside the tasks, with its weight."""
+    lines = [
+        (step, {"train/loss/td": 4.0, "train/loss/consistency": 0.25, "train/weight/consistency": 2.0})
+        for step in range(1, 5)
+    ]
+    html = section(trained(tmp_path, "ark", lines, **FIXED), "curves")
+    assert captions(html) == ["trigger detection 4", "consistency with the average 0.25"]
+    assert "consistency with the average 2." in text_of(html)
+
+
+def test_a_hole_is_drawn_where_it_would_be_seen():
+    """Steps that are missing cut a line; of 1000 steps every fourth one is a whole line."""
+    assert figures.stretches({1: 5.0, 2: 4.0, 9: 3.0}, 10) == [{1: 5.0, 2: 4.0}, {9: 3.0}]
+    assert len(figures.stretches(dict.fromkeys(range(1, 1000, 4), 1.0), 1000)) == 1
+    assert figures.stretches({}, 10) == []
+
+
+def test_a_weight_holds_until_it_changes():
+    """Between two changes the earlier value, and after the last one that one: 1, 1, 3, 3, 3 at steps 2 to 6."""
+    assert figures._held({2: 1.0, 4: 3.0}, range(2, 7)) == [1.0, 1.0, 3.0, 3.0, 3.0]
+    restless = {step: 1.0 + step % 2 for step in range(1, 2001)}
+    assert len(figures.weights({"td": restless, "td_pseudo": restless}, 2000)) < 120_000
+
+
+def test_heading_tells_how_was_learnt(tmp_path):
+    """Strategy, weighting, thresholds, and the store of pseudo-labels with its teachers; a pipeline's settings name no
+    store, but its training has tracked it."""
+    threshold = {"td": 0.9, "ae": 0.8, "vc": 0.8, "rc": 0.8}
+    pseudo = {"threshold": threshold, "agreement": "same", "beta": 0.25, "schema_filter": False}
+    weighting = {"name": "dwa", "alpha": 0.5, "interval": "steps:4"}
+    html = trained(tmp_path / "run", "xmtl", [], TEACHERS, pseudo=pseudo, weighting=weighting)
+    seen = text_of(html.partition("</header>")[0])
+    for words in (
+        "xmtl: every step learns from all tasks and from pseudo-labels",
+        "dwa, alpha 0.5, anew every 4 steps",
+        "surer than 0.9 (td), 0.8 (ae), text and image have the same types, roles outside the schema too; beta 0.25",
+        "a store that is not named store aaaaaaaaaaaa pairs bbbbbbbbbbbb teacher of td cccccccccccc",
+    ):
+        assert words in seen, words
+    assert "d" * 12 not in seen
+    with (tmp_path / "run" / "tracking.jsonl").open("a") as file:
+        file.write(json.dumps({"parameters": {"multitask.pseudo.store": "/stages/<store>"}}) + "\n")
+    assert "/stages/&lt;store&gt; store aaaaaaaaaaaa" in text_of(render(tmp_path / "run"))
+    for strategy, words in (("alternating", "tasks in turn, each all its data"), ("ark", "momentum 0.999, weight 1")):
+        seen = text_of(trained(tmp_path / "run", strategy, [], TEACHERS, **FIXED).partition("</header>")[0])
+        assert words in seen
+        assert "Pseudo-labels" not in seen
+
+
 def test_smoothing():
     """Ends average over what there is; a window of 1 changes nothing; the window is odd."""
     assert figures.smooth([0.0, 3.0, 6.0, 3.0], 3) == [1.5, 3.0, 4.0, 4.5]
@@ -224,7 +330,7 @@ def test_long_runs_are_thinned_but_keep_their_peaks():
     assert len(steps) <= 402
     assert 77_777 in steps
     assert max(values) == 50.0
-    assert len(figures.loss("td", series)) < 60_000
+    assert len(figures.losses("td", "", {"td": series}, 100_000)) < 60_000
 
 
 def test_scores_by_type(run):

@@ -7,8 +7,10 @@ the SVG's text.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -17,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from xmtl_ray.config.schema import TaskName
+from xmtl_ray.config.schema import TaskName, Term
 from xmtl_ray.report.run_folder import Series
 
 _VARIABLES = ("ink", "muted", "grid", "td", "ae", "vc", "rc")
@@ -25,6 +27,10 @@ STAND_IN = {name: f"#a7b3c{index}" for index, name in enumerate(_VARIABLES)}
 MARKERS: dict[TaskName, str] = {"td": "o", "ae": "s", "vc": "^", "rc": "D"}
 _RAW_POINTS = 400
 """More than the pixels of a panel show nothing."""
+
+
+_STAIRS = 60
+"""More changes of a weight than that cannot be told apart."""
 
 
 def window(steps: int) -> int:
@@ -44,23 +50,92 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
     return [float(sums[end] - sums[start]) / (end - start) for start, end in ends]
 
 
-def loss(task: TaskName, series: Series) -> Markup:
-    """A task's training loss: each step faintly, the moving average over it."""
-    steps, raw = list(series), list(series.values())
-    mean = smooth(raw, window(len(raw)))
+def losses(name: str, description: str, terms: Mapping[Term | None, Series], last: int) -> Markup:
+    """Training losses in one panel: each step faintly, the moving average over it, nothing where a task had no turn.
+
+    Args:
+        name: of the figure.
+        description: for who does not see it.
+        terms: a task's loss and its pseudo-label twin's, which is dashed; of None the sum.
+        last: step at which the horizontal axis ends, the same in all panels of a run.
+    """
     figure, axes = panel(3.1, 2.0)
-    axes.plot(*_thinned(steps, raw), color=STAND_IN[task], linewidth=0.8, alpha=0.3)
-    axes.plot(*_thinned(steps, mean), color=STAND_IN[task], linewidth=1.8, marker=_lone(mean))
-    top = max(*mean, float(np.quantile(raw, 0.99)))
-    bottom = min(raw)
-    margin = 0.06 * (top - bottom) or 0.5
-    axes.set_ylim(bottom - margin, top + margin)
-    return svg(figure, f"loss-{task}", f"Training loss of {task} over {steps[-1]} steps")
+    low, high = math.inf, -math.inf
+    for term, series in terms.items():
+        colour, dashes = look(term)
+        raw, width = list(series.values()), window(len(series))
+        for stretch in stretches(series, last):
+            steps, values = list(stretch), list(stretch.values())
+            mean = smooth(values, width)
+            points = max(2, _RAW_POINTS * len(stretch) // len(series))
+            axes.plot(*_thinned(steps, values, points), color=colour, linewidth=0.8, alpha=0.2 if dashes else 0.3)
+            axes.plot(
+                *_thinned(steps, mean, points), color=colour, linewidth=1.8, marker=_lone(mean), markersize=3, **dashes
+            )
+            high = max(high, *mean)
+        low, high = min(low, *raw), max(high, float(np.quantile(raw, 0.99)))
+    margin = 0.06 * (high - low) or 0.5
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_xlim(0, 1.02 * last)
+    return svg(figure, name, f"{description} over {last} steps")
+
+
+def stretches(series: Series, last: int) -> list[Series]:
+    """``series`` cut where steps are missing and the hole would be seen: more than a fortieth of ``last``.
+
+    >>> stretches({1: 5.0, 2: 4.0, 9: 3.0}, last=10)
+    [{1: 5.0, 2: 4.0}, {9: 3.0}]
+    """
+    found: list[Series] = []
+    before = None
+    for step, value in series.items():
+        if before is None or step - before > max(1, last / 40):
+            found.append({})
+        found[-1][step] = value
+        before = step
+    return found
+
+
+def weights(terms: Mapping[Term | None, Series], last: int) -> Markup:
+    """The losses' weights as stairs: each holds from the step at which it was tracked until the next one.
+
+    One that changes so often that stairs are a blot is drawn as losses are: its stairs faintly, their moving average
+    over them.
+    """
+    figure, axes = panel(4.7, 2.9, font=8)
+    for term, series in terms.items():
+        colour, dashes = look(term)
+        stairs = {**series, last: list(series.values())[-1]}
+        often = len(series) > _STAIRS
+        faint = {"linewidth": 0.6, "alpha": 0.25} if often else {"linewidth": 1.6, **dashes}
+        axes.plot(*_thinned(list(stairs), list(stairs.values())), color=colour, drawstyle="steps-post", **faint)
+        if often:
+            steps = range(min(series), last + 1)
+            mean = smooth(_held(stairs, steps), window(len(steps)))
+            axes.plot(*_thinned(steps, mean), color=colour, linewidth=1.6, **dashes)
+    axes.set_xlim(0, 1.02 * last)
+    axes.set_ylim(0, 1.06 * max(value for series in terms.values() for value in series.values()) or 1)
+    return svg(figure, "weights", f"Weight of each loss over {last} steps")
+
+
+def _held(series: Series, steps: Sequence[int]) -> list[float]:
+    """The value of each of ``steps``, which begin with the first of ``series``: that of the last change before it."""
+    found: list[float] = []
+    for step in steps:
+        found.append(series[step] if step in series else found[-1])
+    return found
+
+
+def look(term: Term | None) -> tuple[str, dict[str, Any]]:
+    """Colour and dashes of a loss: a twin has its task's colour, what is no task's is grey, the sum (None) as ink."""
+    task = None if term is None else term.removesuffix("_pseudo")
+    colour = "ink" if task is None else task if task in STAND_IN else "muted"
+    return STAND_IN[colour], {"linestyle": (0, (3, 1.5))} if task != term else {}
 
 
 def dev(tasks: Mapping[TaskName, Series], mean: Series, best: int | None) -> Markup:
     """Dev F1 of each task by step, their mean dashed, and the step of the best checkpoint."""
-    figure, axes = panel(6.0, 3.1, font=8)
+    figure, axes = panel(4.7, 2.9, font=8)
     if best is not None:
         axes.axvline(best, color=STAND_IN["ink"], linewidth=0.9, linestyle=(0, (1, 2)))
         axes.annotate(
@@ -93,10 +168,11 @@ def dev(tasks: Mapping[TaskName, Series], mean: Series, best: int | None) -> Mar
 
 def learning_rate(series: Series) -> Markup:
     """The factor on all learning rates by step."""
-    figure, axes = panel(4.0, 3.9)
+    figure, axes = panel(3.1, 2.0)
     steps, values = _thinned(list(series), list(series.values()))
     axes.fill_between(steps, values, color=STAND_IN["muted"], alpha=0.15, linewidth=0)
     axes.plot(steps, values, color=STAND_IN["muted"], linewidth=1.6, marker=_lone(values))
+    axes.set_xlim(0, 1.02 * steps[-1])
     axes.set_ylim(0, 1.06)
     axes.set_yticks([0, 0.5, 1])
     return svg(figure, "learning-rate", "Factor on the learning rates by step")
@@ -125,12 +201,12 @@ def _lone(values: Sequence[float]) -> str:
     return "o" if len(values) == 1 else ""
 
 
-def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Lowest and highest point of each of equally long stretches: the same look with fewer points."""
-    if len(steps) <= _RAW_POINTS:
+def _thinned(steps: Sequence[int], values: Sequence[float], points: int = _RAW_POINTS) -> tuple[list[int], list[float]]:
+    """Lowest and highest point of each of equally long stretches: the same look with about ``points`` points."""
+    if len(steps) <= points:
         return list(steps), list(values)
     keep: set[int] = {0, len(steps) - 1}
-    for stretch in np.array_split(np.arange(len(steps)), _RAW_POINTS // 2):
+    for stretch in np.array_split(np.arange(len(steps)), points // 2):
         inside = [values[index] for index in stretch]
         keep |= {int(stretch[int(np.argmin(inside))]), int(stretch[int(np.argmax(inside))])}
     return [steps[index] for index in sorted(keep)], [values[index] for index in sorted(keep)]

@@ -11,33 +11,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from markupsafe import Markup
-
 from xmtl_ray.config.load import leaves
-from xmtl_ray.config.schema import IMAGE_TASKS, TEXT_TASKS, Config, TaskName
+from xmtl_ray.config.schema import IMAGE_TASKS, TEXT_TASKS, Config
 from xmtl_ray.evaluation.m2e2 import METRICS, score
 from xmtl_ray.events.predictions import Predictions
 from xmtl_ray.events.records import Document
-from xmtl_ray.report import figures, run_folder
+from xmtl_ray.report import run_folder
 from xmtl_ray.report.by_type import scores_by_type
+from xmtl_ray.report.curves import TERMS, curves
 from xmtl_ray.report.gallery import cards
-from xmtl_ray.report.run_folder import Counts, Journal, RunFolder, Series
+from xmtl_ray.report.run_folder import Counts, Journal, RunFolder
+from xmtl_ray.report.strategy import origin, strategy
 from xmtl_ray.report.templates import render
 
 NAME = "report.html"
-
-TASKS: dict[TaskName, str] = {
-    "td": "trigger detection",
-    "ae": "argument extraction",
-    "vc": "verb classification",
-    "rc": "role classification",
-}
-_DEV: dict[TaskName, str] = {
-    "td": "dev/trigger_f1",
-    "ae": "dev/argument_f1",
-    "vc": "dev/verb_f1",
-    "rc": "dev/role_f1",
-}
 
 
 @dataclass(frozen=True)
@@ -48,21 +35,6 @@ class ScoreRow:
     counts: tuple[Counts | None, ...]
     inflation: float | None
     """F1 under table minus F1 under strict."""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Figures and the words beneath them."""
-
-    losses: tuple[tuple[TaskName, Markup, float, int], ...]
-    """Task, figure, last smoothed value, steps it averages over."""
-    dev: Markup | None
-    dev_best: tuple[tuple[TaskName, float], ...]
-    """Each task's dev F1 at the best checkpoint, or at the last evaluation if none is best."""
-    best_step: int | None
-    mean: float | None
-    """Mean dev F1 there."""
-    learning_rate: Markup | None
 
 
 def write_report(folder: Path, documents: Sequence[Document] | None) -> Path:
@@ -81,7 +53,8 @@ def write_report(folder: Path, documents: Sequence[Document] | None) -> Path:
         name=run.config.name,
         status=run.journal.status,
         facts=facts(run),
-        tasks=TASKS,
+        origin=origin(run.config, run.journal),
+        tasks=TERMS,
         protocols=_protocols(run),
         score_rows=score_rows(run),
         curves=curves(run.config, run.journal),
@@ -106,7 +79,8 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
     steps = run.summary.steps if run.summary is not None else journal.last_step
     epochs = f"{run.summary.epochs} of {spec.epochs}" if run.summary is not None else f"{spec.epochs} planned"
     found = [
-        ("Tasks", ", ".join(TASKS[task] for task in config.multitask.tasks)),
+        ("Tasks", ", ".join(TERMS[task] for task in config.multitask.tasks)),
+        *strategy(config),
         ("Encoders", _encoders(config)),
         ("Workers", _workers(config)),
         ("Engine", "DDP" if config.engine.name == "ddp" else f"DeepSpeed, ZeRO stage {config.engine.zero_stage}"),
@@ -145,31 +119,6 @@ def score_rows(run: RunFolder) -> list[ScoreRow]:
             known = table is not None and strict is not None and table.known and strict.known
             rows.append(ScoreRow(name, counts, table.F1 - strict.F1 if known and table and strict else None))
     return rows
-
-
-def curves(config: Config, journal: Journal) -> Curves | None:
-    """The figures that the journal's numbers allow; None without any."""
-    tasks, metrics = config.multitask.tasks, journal.metrics
-    losses = []
-    for task in tasks:
-        series = metrics.get(f"train/loss/{task}")
-        if series:
-            width = figures.window(len(series))
-            losses.append((task, figures.loss(task, series), figures.smooth(list(series.values()), width)[-1], width))
-    dev: dict[TaskName, Series] = {task: metrics[_DEV[task]] for task in tasks if metrics.get(_DEV[task])}
-    mean, chosen = metrics.get("dev/mean_f1", {}), metrics.get(config.train.select, {})
-    best = max(chosen, key=lambda step: chosen[step]) if chosen else None  # the first of equals, as the run keeps it
-    factor = metrics.get("train/learning_rate_factor")
-    if not losses and not dev and not factor:
-        return None
-    return Curves(
-        tuple(losses),
-        figures.dev(dev, mean, best) if dev else None,
-        tuple((task, series[best] if best in series else list(series.values())[-1]) for task, series in dev.items()),
-        best,
-        mean.get(best) if best is not None else None,
-        figures.learning_rate(factor) if factor else None,
-    )
 
 
 def _scored_others(run: RunFolder, documents: Sequence[Document], predictions: Predictions) -> bool:

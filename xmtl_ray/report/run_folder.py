@@ -63,6 +63,7 @@ class _Line(BaseModel):
     step: int = 0
     metrics: dict[str, float] = {}
     tags: dict[str, str] = {}
+    parameters: dict[str, str] = {}
 
 
 _SCORES = TypeAdapter(dict[str, dict[str, Counts]])
@@ -75,6 +76,8 @@ class Journal:
     """The journal put together: of a step that was done again after a restart, the last values."""
 
     tags: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)
+    """Settings by dotted path, as they were tracked: those of the training, where a folder is a whole pipeline's."""
     metrics: dict[str, Series] = field(default_factory=dict)
     status: str | None = None
     spells_ms: list[tuple[int, int]] = field(default_factory=list)
@@ -137,6 +140,7 @@ def _journal(path: Path) -> Journal:
             break  # the run is writing it
         line = _line(path, number, text)
         story.tags |= line.tags
+        story.parameters |= line.parameters
         if line.status is not None:
             story.status = line.status
         if line.time_ms is not None:
