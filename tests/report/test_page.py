@@ -91,7 +91,7 @@ def lines_of_a_run(status="FINISHED"):
     ]
     return [
         {"status": "RUNNING", "time_ms": 1_000_000},
-        {"tags": {"sha256.data.test": "ab12cd", "version.torch": "2.14.0", "python": "3.11.7"}},
+        {"tags": {"sha256.data.test": "ab12cd", "stage.kind": "train", "version.torch": "2.14.0", "python": "3.11.7"}},
         *steps,
         *dev,
         {"status": status, "time_ms": 1_095_000},
@@ -245,7 +245,7 @@ def test_twins_are_drawn_with_their_tasks(tmp_path):
         "trigger detection 4, pseudo 2",
         "argument extraction 1.5",
         "weighted sum 9",
-        "weights of the losses dashed: of pseudo-labels; below: last values",
+        "weights of the losses dashed: of pseudo-labels",
     ]
     seen = text_of(section(html, "curves"))
     assert "dashed: from pseudo-labels" in seen
@@ -269,7 +269,15 @@ def test_tasks_in_turn_have_gaps_and_weights_that_never_change_are_told(tmp_path
 def test_the_teacher_of_ark_has_a_panel(tmp_path):
     """ARK's consistency beside the tasks, with its weight."""
     lines = [
-        (step, {"train/loss/td": 4.0, "train/loss/consistency": 0.25, "train/weight/consistency": 2.0})
+        (
+            step,
+            {
+                "train/loss/td": 4.0,
+                "train/loss/consistency": 0.25,
+                "train/weight/td": 1.0,
+                "train/weight/consistency": 2.0,
+            },
+        )
         for step in range(1, 5)
     ]
     html = section(trained(tmp_path, "ark", lines, **FIXED), "curves")
@@ -287,7 +295,9 @@ def test_a_hole_is_drawn_where_it_would_be_seen():
 def test_a_weight_holds_until_it_changes():
     """Between two changes the earlier value, and after the last one that one: 1, 1, 3, 3, 3 at steps 2 to 6."""
     assert figures._held({2: 1.0, 4: 3.0}, range(2, 7)) == [1.0, 1.0, 3.0, 3.0, 3.0]
+    assert figures.weights_window({1: 1.0, 5: 2.0}, 2000) == 1
     restless = {step: 1.0 + step % 2 for step in range(1, 2001)}
+    assert figures.weights_window(restless, 2000) == figures.window(2000)
     assert len(figures.weights({"td": restless, "td_pseudo": restless}, 2000)) < 120_000
 
 
@@ -483,7 +493,12 @@ def test_settings_and_fingerprints(run):
     """Every dotted path with its value, the data's hashes, the versions."""
     folder, _, _ = run
     seen = text_of(section(render(folder), "settings"))
-    for words in ("train.learning_rate.text 0.0001", "data.train /data/m2e2", "data.test ab12cd", "torch 2.14.0"):
+    for words in (
+        "train.learning_rate.text 0.0001",
+        "data.train /data/m2e2",
+        "data.test ab12cd",
+        "Stage kind train Versions torch 2.14.0",
+    ):
         assert words in seen, words
 
 

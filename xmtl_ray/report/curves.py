@@ -57,6 +57,8 @@ class Curves:
     """Whether any panel has a pseudo-label twin."""
     weights: Markup | None
     """Of the losses; None where they never changed."""
+    weights_averaged: int
+    """Steps that a line of that figure averages over; 1: each is a weight's own stairs."""
     last_weights: tuple[tuple[str, str, float | None, float | None], ...]
     """Title, colour, weight of the task and of its twin in the last step."""
     dev: Markup | None
@@ -88,13 +90,14 @@ def curves(config: Config, journal: Journal) -> Curves | None:
     total = metrics.get("train/loss")
     if total and config.multitask.summed and len(losses) > 1:
         figure = figures.losses("loss-sum", "Weighted sum of the training losses", {None: total}, last)
-        panels.append(LossPanel("weighted sum", "ink", figure, _smoothed(total), None))
+        panels.append(LossPanel("weighted sum", "ink", figure, _smoothed(total, last), None))
     widths = [figures.window(len(series)) for series in losses.values()]
     return Curves(
         tuple(panels),
         (min(widths, default=1), max(widths, default=1)),
         any(panel.last_pseudo is not None for panel in panels),
         figures.weights(weights, last) if any(len(set(series.values())) > 1 for series in weights.values()) else None,
+        max((figures.weights_window(series, last) for series in weights.values()), default=1),
         tuple(
             (TERMS[term], _colour(term), _last(weights.get(term)), _last(weights.get(_twin(term))))
             for term in TERMS
@@ -117,7 +120,7 @@ def _terms(journal: Journal, prefix: str) -> dict[Term | None, Series]:
 def _losses(term: Term, losses: Mapping[Term | None, Series], last: int) -> LossPanel:
     drawn = {each: losses[each] for each in (term, _twin(term)) if each in losses}
     figure = figures.losses(f"loss-{term}", f"Training loss: {TERMS[term]}", drawn, last)
-    own, twin = (_smoothed(losses[each]) if each in losses else None for each in (term, _twin(term)))
+    own, twin = (_smoothed(losses[each], last) if each in losses else None for each in (term, _twin(term)))
     return LossPanel(TERMS[term], _colour(term), figure, own, twin)
 
 
@@ -129,8 +132,9 @@ def _colour(term: Term) -> str:
     return "muted" if term == "consistency" else term
 
 
-def _smoothed(series: Series) -> float:
-    return figures.smooth(list(series.values()), figures.window(len(series)))[-1]
+def _smoothed(series: Series, last: int) -> float:
+    """Where the drawn line ends."""
+    return figures.smooth(list(figures.stretches(series, last)[-1].values()), figures.window(len(series)))[-1]
 
 
 def _last(series: Series | None) -> float | None:

@@ -106,16 +106,21 @@ def weights(terms: Mapping[Term | None, Series], last: int) -> Markup:
     for term, series in terms.items():
         colour, dashes = look(term)
         stairs = {**series, last: list(series.values())[-1]}
-        often = len(series) > _STAIRS
-        faint = {"linewidth": 0.6, "alpha": 0.25} if often else {"linewidth": 1.6, **dashes}
+        width = weights_window(series, last)
+        faint = {"linewidth": 0.6, "alpha": 0.25} if width > 1 else {"linewidth": 1.6, **dashes}
         axes.plot(*_thinned(list(stairs), list(stairs.values())), color=colour, drawstyle="steps-post", **faint)
-        if often:
+        if width > 1:
             steps = range(min(series), last + 1)
-            mean = smooth(_held(stairs, steps), window(len(steps)))
+            mean = smooth(_held(stairs, steps), width)
             axes.plot(*_thinned(steps, mean), color=colour, linewidth=1.6, **dashes)
     axes.set_xlim(0, 1.02 * last)
     axes.set_ylim(0, 1.06 * max(value for series in terms.values() for value in series.values()) or 1)
     return svg(figure, "weights", f"Weight of each loss over {last} steps")
+
+
+def weights_window(series: Series, last: int) -> int:
+    """Steps that a weight's line averages over: 1, its stairs as they are, unless it changes too often for the eye."""
+    return window(last - min(series) + 1) if len(series) > _STAIRS else 1
 
 
 def _held(series: Series, steps: Sequence[int]) -> list[float]:

@@ -65,6 +65,7 @@ def write_report(folder: Path, documents: Sequence[Document] | None) -> Path:
         documents=len(documents or ()),
         settings=list(leaves(run.config)),
         fingerprints=_tags(run.journal, "sha256."),
+        stage=_tags(run.journal, "stage."),
         versions=_tags(run.journal, "version.") | _other_tags(run.journal),
     )
     path = folder / NAME
@@ -157,4 +158,6 @@ def _tags(journal: Journal, prefix: str) -> dict[str, str]:
 
 
 def _other_tags(journal: Journal) -> dict[str, str]:
-    return {name: value for name, value in journal.tags.items() if not name.startswith(("sha256.", "version."))}
+    return {
+        name: value for name, value in journal.tags.items() if not name.startswith(("sha256.", "version.", "stage."))
+    }

@@ -24,7 +24,8 @@ class Origin:
 def strategy(config: Config) -> list[tuple[str, str]]:
     """Strategy, weighting and the selection of pseudo-labels, as (name, value)."""
     spec = config.multitask
-    turns = f"tasks in turn, {'each all its data' if spec.cycle == 'epoch' else f'{_interval(spec.cycle)} each'}"
+    turn = "each all its data of an epoch" if spec.cycle == "epoch" else f"{_interval(spec.cycle)} each"
+    turns = f"tasks in turn, {turn}"
     how = {
         "single": "one task alone",
         "alternating": turns,
