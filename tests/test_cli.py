@@ -24,7 +24,7 @@ VERBS = [
     "run",
     "reproduce",
     "pseudo-label",
-    "extract",
+    "predict",
     "evaluate m2e2",
     "evaluate baseline",
     "evaluate generative",
@@ -134,7 +134,8 @@ def test_a_typo_is_one_line_and_status_2(arguments, message):
     "arguments",
     [
         ["train", "xmtl_smoke", "data.root=/nowhere"],
-        ["extract", "/nowhere/model", "/nowhere/documents"],
+        ["predict", "/nowhere/model", "/nowhere/documents", "--out", "/nowhere/events.jsonl"],
+        ["predict", "runs:/1/model", "/nowhere", "--out", "/nowhere/x", "--tracking", "sqlite:////nowhere/mlflow.db"],
         ["evaluate", "m2e2", "--gold", "/nowhere", "--pred", "/nowhere/p.json"],
         ["evaluate", "generative", "--gold", "/nowhere.jsonl", "--pred", "/nowhere/p.jsonl"],
         ["data", "show", "/nowhere"],

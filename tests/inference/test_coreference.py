@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from xmtl_ray.cli.main import app
 from xmtl_ray.config.load import load
+from xmtl_ray.data.fingerprint import of_file
 from xmtl_ray.events.records import Document, Image, MultimediaEvent, Sentence, Span, TextEvent, VisualEvent
 from xmtl_ray.inference.coreference import TYPE_ONLY, Similarity, clip_similarity, pairs
 from xmtl_ray.models import weights
@@ -148,7 +149,7 @@ def test_the_description_says_what_decides():
 
 
 def test_a_prediction_file_says_how_pairs_were_decided(clip, world, tmp_path):
-    """`xmtl extract` with and without a CLIP: the note, and no pair with it that is not there without."""
+    """`xmtl predict --format m2e2` with and without a CLIP: the note, and no pair with it that is not there without."""
     config = load(
         "xmtl_smoke", [f"data.root={world}", "inference.verb_threshold=0.4", "inference.coreference.threshold=0"]
     )
@@ -159,12 +160,22 @@ def test_a_prediction_file_says_how_pairs_were_decided(clip, world, tmp_path):
     notes, found = {}, {}
     for name, more in (("type", []), ("clip", ["--similarity", str(clip[0])])):
         out = tmp_path / f"{name}.json"
-        arguments = ["extract", str(tmp_path / "model"), str(world / "m2e2"), "--out", str(out), *more]
+        arguments = [
+            "predict",
+            str(tmp_path / "model"),
+            str(world / "m2e2"),
+            "--format",
+            "m2e2",
+            "--out",
+            str(out),
+            *more,
+        ]
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, done.output
         content = json.loads(out.read_text())
         notes[name], found[name] = content["coreference"], {tuple(pair.values()) for pair in content["coref"]}
-        assert content["model"] == str(tmp_path / "model") and notes[name] in done.output.replace("\n", "")
+        assert content["models"] == [of_file(tmp_path / "model" / weights.WEIGHTS)]
+        assert notes[name] in done.output.replace("\n", "")
     assert notes["type"] == TYPE_ONLY
     assert notes["clip"] == f"same type in one document and cosine > 0.0 by {clip[0]}"
     assert found["clip"] < found["type"]

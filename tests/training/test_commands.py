@@ -27,7 +27,7 @@ def settings(recipe: str, world: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["xmtl_smoke", "m2e2_text_smoke"])
 def test_a_smoke_recipe_leaves_scores_model_report_and_an_mlflow_run(recipe, world, tmp_path):
-    """`xmtl train` in local mode; then `xmtl extract` with its model predicts what the run predicted."""
+    """`xmtl train` in local mode; then `xmtl predict` with its model predicts what the run predicted."""
     done = xmtl("train", recipe, f"storage_path={tmp_path}", "cluster.workers=0", *settings(recipe, world))
     assert done.returncode == 0, done.stderr
     run = tmp_path / recipe
@@ -48,7 +48,8 @@ def test_a_smoke_recipe_leaves_scores_model_report_and_an_mlflow_run(recipe, wor
     assert {"config.yaml", "environment.txt", "model", "predictions.json", "scores.json", "report.html"} <= artifacts
 
     objects = ["--objects", world / "m2e2/image_entity.json"] if recipe == "xmtl_smoke" else []
-    again = xmtl("extract", run / "model", world / "m2e2", "--out", tmp_path / "again.json", *objects)
+    form = ["--format", "m2e2", "--out", tmp_path / "again.json"]
+    again = xmtl("predict", run / "model", world / "m2e2", *form, *objects)
     assert again.returncode == 0, again.stderr
     first, second = (json.loads(path.read_text()) for path in (run / "predictions.json", tmp_path / "again.json"))
     assert [first[key] for key in ("text", "image", "coref")] == [second[key] for key in ("text", "image", "coref")]

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from xmtl_ray.cli import data, distill, evaluate, pipeline
+from xmtl_ray.cli import data, distill, evaluate, pipeline, predict
 from xmtl_ray.cli.console import console, print_scores, user_errors
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(data.app, name="data")
 app.add_typer(pipeline.app)
 app.add_typer(distill.app)
+app.add_typer(predict.app)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
@@ -106,34 +107,6 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     with user_errors():
         _train(load(recipe, overrides or []))
-
-
-@app.command(epilog="Example: **xmtl extract runs/demo/model demo/world/m2e2 --out predictions.json**")
-def extract(
-    model: Annotated[Path, typer.Argument(help="A model folder, as a run leaves it")],
-    documents: Annotated[Path, typer.Argument(help="Folder in the M2E2 layout; its gold is not looked at")],
-    out: Annotated[Path, typer.Option(help="Prediction file to write (m2e2-pred-1)")] = Path("predictions.json"),
-    objects: Annotated[Path | None, typer.Option(help="Detections of the images: a store or a JSON file")] = None,
-    similarity: Annotated[str | None, typer.Option(help="CLIP folder or name; none: the same type corefers")] = None,
-) -> None:
-    """Extract events from documents with a trained model."""
-    with user_errors():
-        from xmtl_ray.data import m2e2
-        from xmtl_ray.events import predictions as prediction_files
-        from xmtl_ray.inference.coreference import clip_similarity, how
-        from xmtl_ray.inference.extract import Extractor
-        from xmtl_ray.models import weights
-
-        loaded = weights.load(model)
-        threshold = loaded.config.inference.coreference.threshold
-        scorer = clip_similarity(similarity, threshold, next(loaded.model.parameters()).device)
-        predictions = Extractor([loaded], loaded.config.inference, scorer)(m2e2.read(documents, objects=objects))
-        rule = how(scorer)
-        prediction_files.write(out, predictions, coreference=rule, model=str(model))
-        typer.echo(
-            f"{out}: {sum(map(len, predictions.text.values()))} text events, "
-            f"{sum(map(len, predictions.image.values()))} visual events, {len(predictions.multimedia)} pairs ({rule})"
-        )
 
 
 @app.command(epilog="Example: **xmtl demo --out demo**")

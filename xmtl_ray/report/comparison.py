@@ -27,7 +27,10 @@ class Mention:
     label: str
     type: str
     span: Span
-    outcome: Outcome
+    outcome: Outcome | None
+    """None: nothing is known that could judge it."""
+    confidence: float | None = None
+    """Of a prediction that is shown by itself."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Mark:
     def look(self) -> str:
         """Outcomes of its triggers, or of its arguments if it is no trigger, as CSS classes."""
         kind = "trigger" if self.trigger else "argument"
-        return " ".join(sorted({mention.outcome for mention in self.mentions if mention.kind == kind}))
+        return " ".join(sorted({mention.outcome or "found" for mention in self.mentions if mention.kind == kind}))
 
 
 Piece = str | Mark
@@ -98,8 +98,13 @@ def cards(documents: Sequence[Document], predictions: Predictions, count: int = 
     ]  # fmt: skip
 
 
-def marked(words: Sequence[str], found: Sequence[Mention]) -> tuple[tuple[Piece, ...], list[tuple[str, Mention]]]:
-    """A sentence in pieces, and with their words the mentions that cannot be marked in it."""
+def marked(
+    words: Sequence[str], found: Sequence[Mention], gaps: Sequence[str] | None = None
+) -> tuple[tuple[Piece, ...], list[tuple[str, Mention]]]:
+    """A sentence in pieces, and with their words the mentions that cannot be marked in it.
+
+    ``gaps`` is what stands before each word; None: what is usual there.
+    """
     by_span: dict[Span, list[Mention]] = {}
     for mention in found:
         by_span.setdefault(mention.span, []).append(mention)
@@ -111,7 +116,7 @@ def marked(words: Sequence[str], found: Sequence[Mention]) -> tuple[tuple[Piece,
             aside += [(text, mention) for mention in by_span[span]]
         else:
             spans.append(span)
-    gaps = list(_gaps(words))
+    gaps = list(_gaps(words)) if gaps is None else gaps
 
     def inside(start: int, end: int, nested: list[Span]) -> tuple[Piece, ...]:
         pieces: list[Piece] = []

@@ -27,6 +27,7 @@ from xmtl_ray.data.user_documents import Documents, UserDocument
 from xmtl_ray.events import event_lines, predictions
 from xmtl_ray.events.records import DataError
 from xmtl_ray.models import weights
+from xmtl_ray.report.prediction_page import write_prediction_page
 from xmtl_ray.serving.predictor import Job, Predictor, refusal, shard_path
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class Counts:
     """Images without argument candidates, likewise."""
     coreference: str
     """How pairs were decided, in words."""
+    quarantine: Path
+    """Where it stands what was left out; not there if nothing was."""
     missing: tuple[TaskName, ...] = ()
     """Tasks that no model has: what they find is not predicted."""
 
@@ -85,6 +88,7 @@ def predict(
     gpu: bool = False,
     shard: int = 16,
     skip_bad: bool = False,
+    html: Path | None = None,
     progress: Progress | None = None,
 ) -> Counts:
     """Predict the events of all documents of a source and write them to ``out``, whole or not at all.
@@ -104,6 +108,7 @@ def predict(
         gpu: one for each actor, or for this process.
         shard: documents that are committed together.
         skip_bad: leave broken documents out instead of stopping at the first.
+        html: page to write, see ``report.prediction_page``.
         progress: is told documents.
 
     On a cluster all paths must be reachable from every node. Raises ModelFolderError, EncoderError, DetectorError,
@@ -123,7 +128,7 @@ def predict(
     source = user_documents.find(documents.absolute(), None if objects is None else objects.absolute(), language)
     parts = out.absolute().with_name(f"{out.name}.parts")
     shards, refused = _shards(source, job, shard, skip_bad)
-    todo = {key: names for key, names in shards.items() if not shard_path(parts, key).exists()}
+    todo = {key: names for key, names in shards.items() if not _is_done(shard_path(parts, key), skip_bad)}
     resumed = sum(map(len, shards.values())) - sum(map(len, todo.values()))
     if resumed:
         log.info("%s: %d documents were predicted before", parts, resumed)
@@ -131,7 +136,7 @@ def predict(
         actors = 0 if sum(map(len, todo.values())) < MANY else ACTORS
     if todo:
         _run(todo, job, source, parts, actors, skip_bad, progress)
-    counted = _write(out, format, parts, list(shards), job, refused)
+    counted = _write(out, format, parts, list(shards), job, refused, html, source.root)
     shutil.rmtree(parts)
     tasks = {task for config in configs for task in config.multitask.tasks}
     return Counts(
@@ -141,6 +146,7 @@ def predict(
         resumed=resumed,
         **{name: counted[name] for name in _COUNTED},
         coreference=counted.coreference,
+        quarantine=_quarantine(out),
         missing=tuple(task for task in ("td", "ae", "vc", "rc") if task not in tasks),
     )
 
@@ -181,6 +187,14 @@ def _shards(
         text = json.dumps([settings, [prints[name] for name in some]], sort_keys=True)
         shards[hashlib.sha256(text.encode()).hexdigest()] = some
     return shards, refused
+
+
+def _is_done(path: Path, skip_bad: bool) -> bool:
+    """A shard with a broken document is none that may be passed over silently."""
+    if not path.exists() or skip_bad:
+        return path.exists()
+    with path.open(encoding="utf-8") as file:
+        return all(refusal(line) is None for line in file)
 
 
 def _fingerprint(read: UserDocument) -> str:
@@ -253,9 +267,16 @@ class _Counter(Counter[str]):
 
 
 def _write(
-    out: Path, format: Format, parts: Path, keys: Sequence[str], job: Job, refused: list[tuple[str, str]]
+    out: Path,
+    format: Format,
+    parts: Path,
+    keys: Sequence[str],
+    job: Job,
+    refused: list[tuple[str, str]],
+    html: Path | None,
+    root: Path,
 ) -> _Counter:
-    """Make the output of the shards."""
+    """Make the output of the shards, and the page about it."""
     counted, refused = _Counter(), list(refused)
 
     def lines() -> Iterator[str]:
@@ -275,19 +296,26 @@ def _write(
     parts.mkdir(parents=True, exist_ok=True)
     whole = parts / "events.jsonl"
     write_lines(whole)
+    if html is not None:
+        found = event_lines.read(whole)
+        write_whole(html, lambda path: write_prediction_page(path, root, found, counted, len(refused)))
     if format == "events":
         write_whole(out, whole.replace)
     else:
-        found = event_lines.as_predictions(event_lines.read(whole))
+        everything = event_lines.as_predictions(event_lines.read(whole))
         notes = {"coreference": counted.coreference, "models": list(job.hashes)}
-        write_whole(out, lambda path: predictions.write(path, found, **notes))
-    quarantine = out.with_name(f"{out.name}.quarantine.jsonl")
+        write_whole(out, lambda path: predictions.write(path, everything, **notes))
+    quarantine = _quarantine(out)
     quarantine.unlink(missing_ok=True)
     if refused:
         rows = (json.dumps({"document": name, "reason": reason}, ensure_ascii=False) for name, reason in refused)
         text = "".join(f"{row}\n" for row in rows)
         write_whole(quarantine, lambda path: path.write_text(text, encoding="utf-8"))
     return counted
+
+
+def _quarantine(out: Path) -> Path:
+    return out.with_name(f"{out.name}.quarantine.jsonl")
 
 
 def _count(counted: _Counter, line: str) -> None:
