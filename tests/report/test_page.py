@@ -249,7 +249,7 @@ def test_twins_are_drawn_with_their_tasks(tmp_path):
     ]
     seen = text_of(section(html, "curves"))
     assert "dashed: from pseudo-labels" in seen
-    assert "trigger detection 0.75 , pseudo 0.62 argument extraction 1.25" in seen
+    assert "highest 1.25 ; in the last step: trigger detection 0.75 , pseudo 0.62 argument extraction 1.25" in seen
     assert "never changed" not in seen
     assert section(html, "curves").count("stroke-dasharray") == 2  # the twin's loss and its weight
 

@@ -59,6 +59,7 @@ class Curves:
     """Of the losses; None where they never changed."""
     weights_averaged: int
     """Steps that a line of that figure averages over; 1: each is a weight's own stairs."""
+    highest_weight: float
     last_weights: tuple[tuple[str, str, float | None, float | None], ...]
     """Title, colour, weight of the task and of its twin in the last step."""
     dev: Markup | None
@@ -98,6 +99,7 @@ def curves(config: Config, journal: Journal) -> Curves | None:
         any(panel.last_pseudo is not None for panel in panels),
         figures.weights(weights, last) if any(len(set(series.values())) > 1 for series in weights.values()) else None,
         max((figures.weights_window(series, last) for series in weights.values()), default=1),
+        max((value for series in weights.values() for value in series.values()), default=0.0),
         tuple(
             (TERMS[term], _colour(term), _last(weights.get(term)), _last(weights.get(_twin(term))))
             for term in TERMS

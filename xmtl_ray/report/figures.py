@@ -100,21 +100,25 @@ def weights(terms: Mapping[Term | None, Series], last: int) -> Markup:
     """The losses' weights as stairs: each holds from the step at which it was tracked until the next one.
 
     One that changes so often that stairs are a blot is drawn as losses are: its stairs faintly, their moving average
-    over them.
+    over them; the axis is made for averages, and peaks far above them are cut off.
     """
     figure, axes = panel(4.7, 2.9, font=8)
+    top = 0.0
     for term, series in terms.items():
         colour, dashes = look(term)
         stairs = {**series, last: list(series.values())[-1]}
         width = weights_window(series, last)
         faint = {"linewidth": 0.6, "alpha": 0.25} if width > 1 else {"linewidth": 1.6, **dashes}
         axes.plot(*_thinned(list(stairs), list(stairs.values())), color=colour, drawstyle="steps-post", **faint)
+        highest = max(series.values())
         if width > 1:
             steps = range(min(series), last + 1)
             mean = smooth(_held(stairs, steps), width)
             axes.plot(*_thinned(steps, mean), color=colour, linewidth=1.6, **dashes)
+            highest = min(highest, 1.5 * max(mean))
+        top = max(top, highest)
     axes.set_xlim(0, 1.02 * last)
-    axes.set_ylim(0, 1.06 * max(value for series in terms.values() for value in series.values()) or 1)
+    axes.set_ylim(0, 1.06 * top or 1)
     return svg(figure, "weights", f"Weight of each loss over {last} steps")
 
 
