@@ -59,9 +59,15 @@ class EntityFinder:
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             tokenizer = AutoTokenizer.from_pretrained(choice.path, **local)
-            model = AutoModelForTokenClassification.from_pretrained(choice.path, use_safetensors=True, **local)
-        except (OSError, ValueError, ImportError) as error:
-            raise NerError(f"ner: {choice.path}: {error}") from None
+            model, loading = AutoModelForTokenClassification.from_pretrained(
+                choice.path, use_safetensors=True, output_loading_info=True, **local
+            )
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            raise NerError(f"ner: {choice.path}: {str(error).strip().splitlines()[0]}") from None
+        if missing := sorted(loading["missing_keys"]):
+            # transformers would go on with random numbers in their place.
+            expected = "a model trained for token classification"
+            raise NerError(f"ner: {choice.path}: found no weights of {missing[0]}, expected {expected}")
         if not tokenizer.is_fast:
             raise NerError(f"ner: {choice.path}: found a slow tokenizer, expected one with tokenizer.json")
         longest = int(getattr(model.config, "max_position_embeddings", 512))

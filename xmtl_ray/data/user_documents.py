@@ -124,7 +124,8 @@ class M2e2Documents:
 
 def _without_gold(document: Document) -> Document:
     sentences = tuple(Sentence(item.id, item.words, item.entities) for item in document.sentences)
-    return Document(document.id, sentences, tuple(replace(image, events=()) for image in document.images))
+    images = tuple(replace(image, events=(), multimedia=False) for image in document.images)
+    return Document(document.id, sentences, images)
 
 
 class _Entity(BaseModel):

@@ -76,6 +76,17 @@ class Predictor:
 
         Returns for each shard its key, how many documents it has, and of the broken ones the first's words.
         """
+        if not self.job.gpu:
+            # Sums over another number of threads differ in their last digits, and so would the file.
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                return self._shards(shards)
+            finally:
+                torch.set_num_threads(threads)
+        return self._shards(shards)
+
+    def _shards(self, shards: dict[str, Any]) -> dict[str, list[Any]]:
         keys, counts, broken = [], [], []
         for key, names in zip(shards["key"], shards["names"], strict=True):
             path, found = shard_path(self.parts, key), ""
