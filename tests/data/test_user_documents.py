@@ -130,6 +130,7 @@ BAD = [
     ({**BASE, "id": "a\nb"}, "id"),
     ({**BASE, "images": ["../x.jpg"]}, r"images\.0: found '\.\./x\.jpg', expected a relative path"),
     ({**BASE, "images": ["/etc/passwd"]}, r"images\.0"),
+    ({**BASE, "images": ["missing.jpg"]}, r"images\.0: found 'missing\.jpg', expected an image file in "),
     ({**BASE, "objects": {"x.jpg": []}}, "objects: found 'x.jpg', expected a name of images"),
     ({**BASE, "images": ["a.jpg"], "objects": {"a.jpg": [{"box": [9, 9, 3, 12]}]}}, "box"),
     ({**BASE, "entities": [{"chars": [0, 6], "words": [0, 1]}]}, r"entities\.0: .*expected words or chars"),
@@ -146,7 +147,8 @@ BAD = [
 def test_a_broken_document_is_refused_with_its_place(tmp_path, body, message):
     """File, field, found and expected; only when it is read: the list of documents is not its business."""
     write(tmp_path / "d.json", body)
-    source = user_documents.find(tmp_path)
+    picture(tmp_path / "a.jpg")
+    source = user_documents.find(tmp_path / "d.json")
     with pytest.raises(DataError, match=message) as told:
         source.read("d.json")
     assert str(tmp_path / "d.json") in str(told.value)

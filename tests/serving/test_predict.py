@@ -286,17 +286,24 @@ def test_the_command_says_what_a_user_must_know(model, documents, tmp_path):
     done = invoke(model, tmp_path / "docs", "--out", out, "--html", page, "inference.verb_threshold=0")
     assert done.exit_code == 0, done.output
     text = said(done)
-    assert f"{out}: 1 of 1 documents, 2 sentences, 1 images: " in text
+    assert f"{out}: 1 of 1 document, 2 sentences, 1 image: " in text
     assert " 8 visual events" in text and "(same type in one document; no image-text similarity)" in text
-    assert "1 documents have no entities, so no arguments in their text; --ner finds them" in text
-    assert "1 images have no objects, so no arguments in them; --detector finds them" in text
-    assert " words lie beyond the model's longest input" in text and f"look at it: {page}" in text
+    assert "without entities, so without arguments in the text: 1 document; --ner finds them" in text
+    assert "without objects, so without arguments: 1 image; --detector finds them" in text
+    assert "beyond the model's longest input, so without triggers: " in text and f"look at it: {page}" in text
     done = invoke(model, tmp_path / "docs", "--out", out, "train.epochs=3")
     assert done.exit_code == 2 and "expected inference.FIELD=value" in done.stderr
     done = invoke(model, tmp_path / "docs", "--out", out, "inference.verb_treshold=3")
     assert done.exit_code == 2 and "did you mean 'verb_threshold'?" in done.stderr
     done = invoke(tmp_path / "docs", tmp_path / "docs", "--out", out)
     assert done.exit_code == 2 and "expected a model folder" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_told(model, documents, tmp_path):
+    """In this process, before the model is loaded."""
+    done = invoke(model, documents, "--out", tmp_path / "events.jsonl", "--gpu")
+    assert done.exit_code == 2 and "GPU: found none on this machine" in done.stderr
 
 
 def test_broken_documents_and_the_command(model, broken, tmp_path):

@@ -139,21 +139,27 @@ def _tell(out: Path, html: Path | None, counts: Counts) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
     say(
-        f"{out}: {counts.predicted} of {counts.documents} documents, {counts.sentences} sentences, "
-        f"{counts.images} images: {counts.text_events} text events, {counts.visual_events} visual events, "
-        f"{counts.multimedia_events} pairs ({counts.coreference})"
+        f"{out}: {counts.predicted} of {_many(counts.documents, 'document')}, {_many(counts.sentences, 'sentence')}, "
+        f"{_many(counts.images, 'image')}: {_many(counts.text_events, 'text event')}, "
+        f"{_many(counts.visual_events, 'visual event')}, {_many(counts.multimedia_events, 'pair')} "
+        f"({counts.coreference})"
     )
     if counts.resumed:
-        say(f"{counts.resumed} of the documents were predicted by an earlier run that was stopped")
+        say(f"from an earlier run that was stopped: {_many(counts.resumed, 'document')}")
     if counts.refused:
-        say(f"left out: {counts.refused} broken documents, see {counts.quarantine}")
+        say(f"left out: {_many(counts.refused, 'broken document')}, see {counts.quarantine}")
     for task in counts.missing:
         say(f"no model here has the task {task}: {_TASKS[task]}; --model adds one that has")
     if counts.without_entities and "ae" not in counts.missing:
-        say(f"{counts.without_entities} documents have no entities, so no arguments in their text; --ner finds them")
+        without = _many(counts.without_entities, "document")
+        say(f"without entities, so without arguments in the text: {without}; --ner finds them")
     if counts.without_objects and "rc" not in counts.missing:
-        say(f"{counts.without_objects} images have no objects, so no arguments in them; --detector finds them")
+        say(f"without objects, so without arguments: {_many(counts.without_objects, 'image')}; --detector finds them")
     if counts.cut_words:
-        say(f"{counts.cut_words} words lie beyond the model's longest input: no trigger is found in them")
+        say(f"beyond the model's longest input, so without triggers: {_many(counts.cut_words, 'word')}")
     if html is not None:
         say(f"look at it: {html}")
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -190,7 +190,7 @@ class JsonDocuments:
             raise DataError(path, own, "", "neither words nor images", "text, sentences or images")
         if unknown := sorted(body.objects.keys() - set(body.images)):
             raise DataError(path, own, "objects", unknown[0], f"a name of images: {body.images}")
-        files = [inside(self.root, image, path, own, f"images.{place}") for place, image in enumerate(body.images)]
+        files = [self._image(image, path, own, f"images.{place}") for place, image in enumerate(body.images)]
         given = {
             number: tuple(DetectedObject(Box(*item.box), item.label, item.confidence) for item in body.objects[image])
             for number, image in enumerate(body.images)
@@ -198,6 +198,12 @@ class JsonDocuments:
         }
         document, listed = _assembled(own, self.root, texts, entities, files, given, self._detections)
         return UserDocument(document, tuple(texts), listed, has_entities=body.entities is not None)
+
+    def _image(self, name: str, path: Path, document: str, field: str) -> Path:
+        found = inside(self.root, name, path, document, field)
+        if not found.is_file():
+            raise DataError(path, document, field, name, f"an image file in {self.root}")
+        return found
 
 
 def _texts(document: str, body: _Json, language: str) -> list[SourceSentence]:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xmtl_ray.cluster.connection import cluster, set_environment
+import torch
+
+from xmtl_ray.cluster.connection import ClusterError, cluster, set_environment
 from xmtl_ray.cluster.jobs import Progress, cause
 from xmtl_ray.config.schema import Inference, TaskName
 from xmtl_ray.data import detectors, fingerprint, ner, user_documents
@@ -230,6 +232,8 @@ def _committed(
     """Documents of each shard as it is committed, and why the first broken one of them could not be predicted."""
     rows = [{"key": key, "names": names} for key, names in todo.items()]
     if not actors:
+        if job.gpu and not torch.cuda.is_available():
+            raise ClusterError("GPU: found none on this machine, expected one for --gpu; do without, or name a cluster")
         predictor = Predictor(job, source, parts)
         for row in rows:
             made = predictor({"key": [row["key"]], "names": [row["names"]]})
