@@ -139,7 +139,7 @@ def _tell(out: Path, html: Path | None, counts: Counts) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
     say(
-        f"{out}: {counts.predicted} of {_many(counts.documents, 'document')}, {_many(counts.sentences, 'sentence')}, "
+        f"{out}: {counts.predicted:,} of {_many(counts.documents, 'document')}, {_many(counts.sentences, 'sentence')}, "
         f"{_many(counts.images, 'image')}: {_many(counts.text_events, 'text event')}, "
         f"{_many(counts.visual_events, 'visual event')}, {_many(counts.multimedia_events, 'pair')} "
         f"({counts.coreference})"
