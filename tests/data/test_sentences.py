@@ -4,7 +4,6 @@ import itertools
 import shutil
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from xmtl_ray.data import ner
@@ -66,44 +65,6 @@ def test_words_that_characters_touch(characters, expected):
     """Of three words; half a word counts as the word, a gap as none."""
     spans = [Span(0, 5), Span(6, 9), Span(10, 12)]
     assert covered(spans, Span(*characters)) == (None if expected is None else Span(*expected))
-
-
-@pytest.fixture(scope="module")
-def tagger(tmp_path_factory):
-    """A token classification model that tags by the word alone: Anna, Kovel are persons, Rome is a place."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordPiece
-    from tokenizers.normalizers import BertNormalizer
-    from tokenizers.pre_tokenizers import BertPreTokenizer
-    from tokenizers.processors import TemplateProcessing
-    from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
-
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "anna", "ko", "##vel", "rome", "saw"]
-    tokenizer = Tokenizer(WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
-    tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-    labels = ["O", "B-PER", "I-PER", "B-LOC"]
-    config = BertConfig(
-        vocab_size=len(pieces), hidden_size=8, num_hidden_layers=0, num_attention_heads=1, intermediate_size=8,
-        max_position_embeddings=16, id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)},
-    )  # fmt: skip
-    model = BertForTokenClassification(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        model.bert.embeddings.LayerNorm.weight.fill_(1)
-        for label, some in {1: ["anna"], 2: ["ko", "##vel"], 3: ["rome"]}.items():
-            for piece in some:
-                model.bert.embeddings.word_embeddings.weight[pieces.index(piece), label] = 1
-            model.classifier.weight[label, label] = 5
-        model.classifier.bias[0] = 1
-    folder = tmp_path_factory.mktemp("ner")
-    model.save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
 
 
 def test_a_model_finds_entities_in_whole_words(tagger):

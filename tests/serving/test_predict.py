@@ -269,6 +269,27 @@ def test_a_detector_finds_what_was_not_given(whole, model, documents, yolo, tmp_
         assert {key: before.image.get(key) for key in given} == {key: after.image.get(key) for key in given}
 
 
+def test_named_entities_are_candidates_where_none_were_given(model, tagger, tmp_path):
+    """Of the document without entities; one with an empty list has said that there are none."""
+    text = "Anna Kovel saw Rome. " * 3
+    for name, given in (("a", {}), ("b", {"entities": []})):
+        (tmp_path / "docs").mkdir(exist_ok=True)
+        (tmp_path / "docs" / f"{name}.json").write_text(json.dumps({"text": text, **given}))
+    spec = replace_inference(model, trigger_bias=20.0, schema_filter=False)
+    counts = predict([model], tmp_path / "docs", tmp_path / "e.jsonl", spec, ner_model=f"hf:{tagger}")
+    assert counts.without_entities == 0 and counts.text_events > 0
+    found, none = event_lines.read(tmp_path / "e.jsonl")
+    assert (found.entities, none.entities) == ("found", "given")
+    names = [
+        sentence.quote(argument.span)
+        for sentence in found.sentences
+        for event in found.text[sentence.id]
+        for argument in event.arguments
+    ]
+    assert names and set(names) <= {"Anna Kovel", "Rome"}
+    assert not any(event.arguments for events in none.text.values() for event in events)
+
+
 def invoke(*arguments):
     return CliRunner().invoke(app, ["predict", *map(str, arguments)])
 
