@@ -20,10 +20,10 @@ def test_every_file_it_names_exists(path):
     assert (ROOT / "xmtl_ray" / path).exists()
 
 
-SCORING = (ROOT / "docs/scoring.md").read_text(encoding="utf-8")
+DOCS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
 
 
-@pytest.mark.parametrize("line", re.findall(r"^xmtl [^#\n]*", TEXT + SCORING, flags=re.M))
+@pytest.mark.parametrize("line", re.findall(r"^xmtl [^#\n]*", TEXT + DOCS, flags=re.M))
 def test_every_command_parses(line):
     """Options exist and recipes with their settings make a config."""
     import typer
@@ -32,8 +32,8 @@ def test_every_command_parses(line):
     from xmtl_ray.config.load import load
 
     verb, *arguments = line.split()[1:]
-    if verb == "train":
-        load(arguments[0], arguments[1:])
+    if verb in {"train", "run"}:
+        load(arguments[0], [argument for argument in arguments[1:] if argument != "--dry-run"])
         return
     context = typer.main.get_command(app)
     command = context.commands[verb]
