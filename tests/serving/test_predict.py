@@ -117,13 +117,15 @@ class Stopped(Exception):
     pass
 
 
+def stop(done, of):
+    """Ends a run after two shards of two documents."""
+    if done == 4:
+        raise Stopped
+
+
 def test_a_stopped_run_goes_on(whole, model, documents, tmp_path):
     """Two shards are there; the same again predicts the others and writes the same file. Another setting does not."""
     out = tmp_path / "events.jsonl"
-
-    def stop(done, of):
-        if done == 4:
-            raise Stopped
 
     with pytest.raises(Stopped):
         predict([model], documents, out, shard=2, progress=stop)
@@ -143,10 +145,6 @@ def test_a_changed_document_is_predicted_anew(model, documents, tmp_path):
     """And with it the other of its shard; those of other shards are kept."""
     root = shutil.copytree(documents, tmp_path / "documents")
     out = tmp_path / "events.jsonl"
-
-    def stop(done, of):
-        if done == 4:
-            raise Stopped
 
     with pytest.raises(Stopped):
         predict([model], root, out, shard=2, progress=stop)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from xmtl_ray.events.event_lines import DocumentEvents, SourceImage, SourceSentence
 from xmtl_ray.events.records import MultimediaEvent, Span, TextEvent
 from xmtl_ray.report.comparison import Mention, Region
-from xmtl_ray.report.gallery import Piece, marked
+from xmtl_ray.report.gallery import ShownSentence, marked
 from xmtl_ray.report.pictures import Framed, framed
 from xmtl_ray.report.templates import render
 
@@ -22,15 +22,6 @@ Item = TypeVar("Item", SourceSentence, SourceImage)
 DOCUMENTS = 24
 _SENTENCES, _IMAGES = 30, 12
 """Most of one document that are shown; the page says how many are not."""
-
-
-@dataclass(frozen=True)
-class ShownSentence:
-    """A sentence in pieces. ``aside`` are mentions that cannot be marked in it, for they cross others."""
-
-    number: str
-    pieces: tuple[Piece, ...]
-    aside: tuple[tuple[str, Mention], ...]
 
 
 @dataclass(frozen=True)
