@@ -20,19 +20,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """One Ray cluster for this module."""
-    import ray
-
-    from xmtl_ray.cluster.connection import ENVIRONMENT
-
-    os.environ.update(ENVIRONMENT)
-    context = ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": ENVIRONMENT})
-    yield context.address_info
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def folder(world, tmp_path_factory):
     """The world's test images with two duplicates, a broken one, a link that leads out and a file of another kind."""
     folder = tmp_path_factory.mktemp("images")

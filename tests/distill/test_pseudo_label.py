@@ -76,19 +76,6 @@ def settings(source, teachers, world):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """One Ray cluster for this module."""
-    import ray
-
-    from xmtl_ray.cluster.connection import ENVIRONMENT
-
-    os.environ.update(ENVIRONMENT)
-    context = ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": ENVIRONMENT})
-    yield context.address_info
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def labelled(cluster, settings, tmp_path_factory):
     """The store of one actor a stage, and its counts."""
     store = tmp_path_factory.mktemp("labelled") / "store"
