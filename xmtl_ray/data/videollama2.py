@@ -3,7 +3,8 @@
 ``{"id", "language", "image" | "video" | "audio", "conversations": [{"from": "human" | "gpt", "value"}]}``; ``language``
 is ours and optional. The surprising fact: the model sees a medium only where the first turn has the sign ``<image>``,
 ``<video>`` or ``<audio>``, which VideoLLaMA2 moves to its front; a record without the sign, or with one but no medium,
-trains on something else than it says, so both are errors. The sign is not part of a prompt here.
+trains on something else than it says, so both are errors. The sign is not part of a prompt here, nor is, as there, the
+white space around a prompt about a medium.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _conversation(file: Path, record: int, row: _Row) -> Conversation:
                 found = f"{text.count(f'<{kind}>')} times <{kind}>"
                 raise DataError(file, record, f"conversations.{2 * place}.value", found, f"{wanted}, as the media say")
     if media is not None:
-        texts[0] = texts[0].removeprefix(f"<{media.kind}>\n").replace(f"<{media.kind}>", "")
+        texts[0] = texts[0].replace(f"<{media.kind}>", "").strip()
     turns = tuple(Turn(text, answer.value) for text, answer in zip(texts, answers, strict=True))
     return Conversation(str(row.id), turns, row.language, media)
 

@@ -20,8 +20,8 @@ SYSTEM = (
     "<<SYS>>\nYou are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being "
     "safe.  Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal "
     "content. Please ensure that your responses are socially unbiased and positive in nature.\nIf a question does not "
-    "make any sense, or is not factually coherent, explain why instead of answering something not correct. If you don't "
-    "know the answer to a question, please don't share false information.\n<</SYS>>"
+    "make any sense, or is not factually coherent, explain why instead of answering something not correct. If you "
+    "don't know the answer to a question, please don't share false information.\n<</SYS>>"
 )
 """What VideoLLaMA2 (not 2.1) puts before the first turn, in the bytes of the original."""
 
@@ -58,11 +58,16 @@ def messages(turns: Sequence[Turn], kind: str | None, system: str | None, newlin
     """
     found: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     for number, turn in enumerate(turns):
-        head = "" if number else sign(kind) + ("\n" if kind is not None or newline else "")
-        found.append({"role": "user", "content": head + turn.prompt})
+        found.append({"role": "user", "content": turn.prompt if number else _opening(turn.prompt, kind, newline)})
         if turn.answer or number < len(turns) - 1:
             found.append({"role": "assistant", "content": turn.answer})
     return found
+
+
+def _opening(prompt: str, kind: str | None, newline: bool) -> str:
+    if kind is None:
+        return "\n" * newline + prompt
+    return f"{sign(kind)}\n{prompt}" if prompt else sign(kind)  # a sign alone, as the original's training has it
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, mark: str) -> list[int]:
@@ -96,7 +101,7 @@ def supervised(tokenizer: PreTrainedTokenizerBase, said: Sequence[Message], mark
 
 def described(tokenizer: PreTrainedTokenizerBase, turn: Turn, kind: str) -> Row:
     """A pair as the connector's pre-training has it: no template, prompt and answer learnt alike, no end token."""
-    ids = encode(tokenizer, f"{sign(kind)}{turn.prompt} {turn.answer}", sign(kind))
+    ids = encode(tokenizer, f"{_opening(turn.prompt, kind, newline=False)} {turn.answer}", sign(kind))
     return Row(ids, [IGNORED if name < 0 else name for name in ids])
 
 

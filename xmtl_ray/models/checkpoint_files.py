@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from pickle import UnpicklingError  # noqa: S403 - what torch.load raises; nothing is unpickled by it
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -40,10 +40,20 @@ def files(folder: Path) -> list[Path]:
     raise WeightsError(f"{folder}: found no {WEIGHTS} and no {INDEX}, expected a checkpoint's folder")
 
 
+def check(folder: Path) -> None:
+    """Open every file of weights, so that a broken or hostile one is named. Raises WeightsError."""
+    for file in files(folder):
+        next(tensors(file), None)
+
+
 def tensors(file: Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of every wanted tensor of one file. Raises WeightsError."""
     if file.suffix == ".safetensors":
-        with safe_open(file, "pt") as opened:
+        try:
+            opened = safe_open(file, "pt")
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file}: found {str(error).splitlines()[0]}, expected safetensors") from None
+        with opened:
             for name in filter(wanted, opened.keys()):
                 yield name, opened.get_tensor(name)
         return

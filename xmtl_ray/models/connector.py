@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 ConnectorKind = Literal["stc_connector", "stc_connector_v35"]
 PADDING: dict[ConnectorKind, int] = {"stc_connector": 1, "stc_connector_v35": 0}
-"""Of the 3-D convolution, on all three axes: with 1 the first and, for even T, the last slice mix a frame with zeros."""
+"""Of the 3-D convolution, on all three axes: with 1 the first and, for even T, the last slice mix in zeros."""
 
 DEPTH = 4
 

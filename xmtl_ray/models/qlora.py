@@ -1,8 +1,8 @@
 """QLoRA: a language model in 4 or 8 bits by bitsandbytes, adapters by PEFT, and adapters as folders.
 
-W' = W + (alpha/r)·BA, as PEFT scales it (paper B's Eq. 4 has alpha alone, which would be 128 times as much). An adapter's
-folder holds what was trained and nothing else, and is pinned to the weights that it was trained on: on others it would
-give other answers without a sign of it. PEFT and bitsandbytes are known here only.
+W' = W + (alpha/r)·BA, as PEFT scales it (paper B's Eq. 4 has alpha alone, which would be 128 times as much). An
+adapter's folder holds what was trained and nothing else, and is pinned to the weights that it was trained on: on others
+it would give other answers without a sign of it. PEFT and bitsandbytes are known here only.
 """
 
 from __future__ import annotations
@@ -146,27 +146,39 @@ def base_of(folder: Path) -> Base:
 
 
 def load_adapter(folder: Path, model: nn.Module, language_model: nn.Module, base_sha256: str) -> None:
-    """Put the adapters of ``folder`` into ``language_model``, which is a part of ``model``, and the rest into ``model``.
+    """Put the adapters of ``folder`` into ``language_model``, a part of ``model``, and the rest into ``model``.
 
     Raises AdapterError where ``base_sha256``, the hash of the weights that were loaded, is not the pinned one.
     """
     base = base_of(folder)
     if base.sha256 != base_sha256:
         raise AdapterError(
-            f"{folder}: was trained on weights {base.sha256[:12]}… ({base.path}), found {base_sha256[:12]}…; an adapter "
-            "on another base answers wrongly without a sign of it"
+            f"{folder}: was trained on weights {base.sha256[:12]}… ({base.path}), found {base_sha256[:12]}…; an "
+            "adapter on another base answers wrongly without a sign of it"
         )
-    settings = LoraConfig.from_pretrained(str(folder))
-    add_adapters(language_model, settings.r, settings.lora_alpha, settings.lora_dropout, settings.target_modules)
-    weights = {name.removeprefix(_PEFT): value for name, value in load_peft_weights(str(folder), device="cpu").items()}
-    wrong = set_peft_model_state_dict(language_model, weights)
-    if wrong.unexpected_keys:
-        raise AdapterError(f"{folder / ADAPTER}: {wrong.unexpected_keys[0]} is no layer of the model")
+    attach(folder, language_model)
     if (folder / REST).is_file():
         found = load_file(folder / REST)
         wrong = model.load_state_dict(found, strict=False)
         if wrong.unexpected_keys:
             raise AdapterError(f"{folder / REST}: {wrong.unexpected_keys[0]} is no part of the model")
+
+
+def attach(folder: Path, language_model: nn.Module) -> None:
+    """Put the adapters of a folder of PEFT's, safetensors or pickle, into ``language_model``, whatever their base.
+
+    Raises AdapterError for weights that belong to no layer and for adapted layers that the folder has no weights of.
+    """
+    settings = LoraConfig.from_pretrained(str(folder))
+    add_adapters(language_model, settings.r, settings.lora_alpha, settings.lora_dropout, settings.target_modules)
+    weights = {name.removeprefix(_PEFT): value for name, value in load_peft_weights(str(folder), device="cpu").items()}
+    wrong = set_peft_model_state_dict(language_model, weights)
+    missing = [name for name in wrong.missing_keys if "lora_" in name]
+    if wrong.unexpected_keys or missing:
+        raise AdapterError(
+            f"{folder}: adapters do not fit the model: {len(missing)} missing, {len(wrong.unexpected_keys)} too many, "
+            f"e.g. {[*missing, *wrong.unexpected_keys][0]}"
+        )
 
 
 @torch.no_grad()
@@ -175,8 +187,11 @@ def merge(language_model: nn.Module) -> None:
     for path, layer in list(language_model.named_modules()):
         if not isinstance(layer, LoraLayer):
             continue
-        if not layer.get_base_layer().weight.is_floating_point() or hasattr(layer.get_base_layer().weight, "bnb_quantized"):
-            raise AdapterError(f"{path}: found packed weights, expected 16 or 32 bits: load the base with 16 bits to merge")
+        weight = layer.get_base_layer().weight
+        if hasattr(weight, "bnb_quantized") or not weight.is_floating_point():
+            raise AdapterError(
+                f"{path}: found packed weights, expected 16 or 32 bits: load the base with 16 bits to merge"
+            )
         layer.merge()
         parent = language_model.get_submodule(path.rpartition(".")[0])
         setattr(parent, path.rpartition(".")[2], layer.get_base_layer())

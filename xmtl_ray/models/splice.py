@@ -60,25 +60,32 @@ def lay_out(rows: Sequence[Row], tokens: int, left: bool = False) -> Layout:
     return _rectangle([[_expanded(row, tokens)] for row in rows], left)
 
 
-def pack(rows: Sequence[Row], tokens: int, capacity: int) -> Layout:
+def pack(rows: Sequence[Row], tokens: int, capacity: int) -> tuple[Layout, list[int]]:
     """Several sequences in a row, none of which sees another, in as few rows as first fit, longest first, finds.
 
-    ``positions`` begin at 0 with each sequence; that alone is what attention is kept apart by.
+    ``positions`` begin at 0 with each sequence; that alone is what attention is kept apart by. The first label of each
+    is IGNORED, so that no sequence's last place is to predict the next sequence.
 
     Args:
         rows: sequences; one longer than ``capacity`` has a row for itself.
         tokens: N, places of one tag.
         capacity: most places of a row.
+
+    Returns the layout and the numbers of ``rows`` in the order in which they now stand: that of their media as well.
     """
     expanded = [_expanded(row, tokens) for row in rows]
-    bins: list[list[_Expanded]] = []
-    for item in sorted(expanded, key=len, reverse=True):
-        fitting = next((held for held in bins if sum(map(len, held)) + len(item) <= capacity), None)
+    bins: list[list[int]] = []
+    for number in sorted(range(len(rows)), key=lambda number: -len(expanded[number])):
+        needed = len(expanded[number])
+        fitting = next((held for held in bins if sum(len(expanded[n]) for n in held) + needed <= capacity), None)
         if fitting is None:
-            bins.append([item])
+            bins.append([number])
         else:
-            fitting.append(item)
-    return _rectangle(bins, left=False)
+            fitting.append(number)
+    for item in expanded:
+        item[:1] = [(name, IGNORED) for name, _ in item[:1]]
+    layout = _rectangle([[expanded[number] for number in held] for held in bins], left=False)
+    return layout, [number for held in bins for number in held]
 
 
 def merged_length(ids: Sequence[int], tokens: int) -> int:

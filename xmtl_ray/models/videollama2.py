@@ -159,12 +159,12 @@ class VideoLLaMA2(nn.Module):
     ) -> VideoLLaMA2:
         """Read a checkpoint in the public layout; only the language model is quantised.
 
-        Raises CheckpointError or WeightsError.
+        Raises CheckpointError or WeightsError; nothing in the folder is run.
         """
         checkpoint = read_checkpoint(folder)
         _, family = _LANGUAGES[checkpoint.model_type]
-        checkpoint_files.files(folder)
-        language = family.from_pretrained(
+        checkpoint_files.check(folder)
+        language, found = family.from_pretrained(
             folder,
             config=checkpoint.language,
             dtype=dtype,
@@ -172,7 +172,12 @@ class VideoLLaMA2(nn.Module):
             device_map=None if quantization is None else {"": device or torch.device("cpu")},
             local_files_only=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
+        if absent := sorted(found["missing_keys"]):  # transformers would go on with random ones
+            raise CheckpointError(
+                f"{folder}: weights do not fit its config.json: no {absent[0]}, of {len(absent)} such"
+            )
         model = cls(checkpoint, language)
         state: dict[str, Tensor] = {}
         for file in checkpoint_files.files(folder):
@@ -205,7 +210,8 @@ class VideoLLaMA2(nn.Module):
         checkpoint_files.save(folder, {public_name(name): value.detach().cpu() for name, value in named.items()}, shard)
         raw = dict(self.checkpoint.raw)
         if (name := self.checkpoint.tower_name) not in RELEASED:
-            below = name if not Path(name).is_absolute() else f"vision_tower/{Path(name).name}"
+            inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+            below = name if inside else f"vision_tower/{Path(name).name}"
             raw["mm_vision_tower"] = below
             self.checkpoint.tower.save_pretrained(folder / below)
         raw["torch_dtype"] = str(next(iter(named.values())).dtype).removeprefix("torch.")
