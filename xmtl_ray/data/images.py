@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,23 @@ def read(path: Path, limits: Limits = LIMITS, root: Path | None = None) -> Pictu
     """The first frame as RGB, turned as EXIF says. Raises DataError."""
     with _opened(path, limits, root) as picture, _told(path):
         return _rgb(picture)
+
+
+def animation(
+    path: Path, choose: Callable[[int], Iterable[int]], limits: Limits = LIMITS, root: Path | None = None
+) -> Iterator[Picture.Image]:
+    """The frames, as RGB, whose numbers ``choose`` picks in ascending order when told how many there are.
+
+    What is transparent keeps the colour that lies under it. Raises DataError.
+    """
+    with _opened(path, limits, root) as picture:
+        with _told(path):
+            frames = _count_frames(path, picture, limits)
+        for number in choose(frames):
+            with _told(path):
+                picture.seek(number)
+                frame = picture.convert("RGB")
+            yield frame
 
 
 def hashes(path: Path, limits: Limits = LIMITS, root: Path | None = None) -> tuple[str, str]:
