@@ -61,7 +61,8 @@ class _Truth(BaseModel):
     pairs: dict[str, PairTruth]
 
 
-_Run = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+Run = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+"""What ``pool`` gives."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def write_world(out: Path, seed: int, size: str, processes: int = 1, pairs: int 
     if pairs is not None:
         how_much = replace(how_much, pairs=pairs)
     counts: dict[str, int] = {}
-    with _pool(processes) as run:
+    with pool(processes) as run:
         images = {
             part: run(partial(_draw_imsitu, out / "imsitu" / "images", part, seed), _blocks(count))
             for part, count in (("train", how_much.imsitu_train), ("dev", how_much.imsitu_dev))
@@ -127,7 +128,7 @@ def write_world(out: Path, seed: int, size: str, processes: int = 1, pairs: int 
 
 
 @contextmanager
-def _pool(processes: int) -> Iterator[_Run]:
+def pool(processes: int) -> Iterator[Run]:
     """Calls a function once per tuple of arguments, in other processes if asked for; results in order."""
     if processes == 1:
         yield starmap
