@@ -172,12 +172,15 @@ def passes(config: Any) -> dict[str, Any]:
     from xmtl_ray.multitask.objective import Objective, total_loss
     from xmtl_ray.multitask.weighting import base_weights
     from xmtl_ray.training import engine as engines
+    from xmtl_ray.training.xmtl import rated_groups
 
     engine, seconds, seen = {}, {}, {}
     for way in ("joint", "per_task"):
         loaded, batches = built(config)
         objective = Objective(loaded.model).train()
-        engine[way] = engines.create(config.engine, config.train, objective, batches.device)
+        spec = config.train
+        groups = rated_groups(loaded.model, spec.learning_rate, spec.weight_decay, spec.layer_decay)
+        engine[way] = engines.create(config.engine, spec, objective, groups, batches.device)
         seconds[way], seen[way] = [], []
     collate = batches.collate
     batches.collate = lambda examples: Both(collate, examples)

@@ -15,7 +15,7 @@ from xmtl_ray.models.inputs import Inputs
 from xmtl_ray.models.xmtl import Group, SharedBlock, SharedEncoder, count_parameters, parameter_groups
 from xmtl_ray.multitask.batch import Batch
 from xmtl_ray.multitask.objective import Objective, total_loss
-from xmtl_ray.training.engine import optimizer
+from xmtl_ray.training.xmtl import rated_groups
 
 TASKS = ("td", "ae", "vc", "rc")
 SUBSETS = [some for size in range(1, 5) for some in combinations(TASKS, size)]
@@ -189,7 +189,7 @@ def test_every_parameter_has_one_learning_rate_and_matrices_alone_decay():
     """By kind of layer: text, vision and other rates; weight decay on Linear, Embedding and convolution weights."""
     model = build().model
     rates = {"text": 1e-4, "image": 1e-5, "other": 1e-3}
-    groups = optimizer(model, LearningRates(**rates), weight_decay=0.01).param_groups
+    groups = rated_groups(model, LearningRates(**rates), weight_decay=0.01)
     settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(settings) == len(list(model.parameters()))
     seen = 0
@@ -206,7 +206,7 @@ def test_every_parameter_has_one_learning_rate_and_matrices_alone_decay():
 def test_layer_decay_falls_from_the_top_layer_to_the_embeddings():
     """Two layers of BERT, three of CLIP, then the embeddings; nothing outside the encoders is slowed."""
     model = build("model.built_text.layers=2", "model.built_image.layers=3").model
-    groups = optimizer(model, LearningRates(text=1.0, image=2.0, other=3.0), 0.0, layer_decay=0.5).param_groups
+    groups = rated_groups(model, LearningRates(text=1.0, image=2.0, other=3.0), 0.0, layer_decay=0.5)
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}
     expected = {
         "text_encoder.encoder.layer.1": 1.0,

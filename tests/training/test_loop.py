@@ -16,6 +16,7 @@ from xmtl_ray.multitask.batch import Collate
 from xmtl_ray.training.context import Local
 from xmtl_ray.training.engine import schedule
 from xmtl_ray.training.loop import NonFiniteLoss, train
+from xmtl_ray.training.xmtl import XmtlLearner
 
 
 class Stopped(Exception):
@@ -32,6 +33,12 @@ def build(config):
     return loaded, collate, examples
 
 
+def learn(context, config, loaded, collate, examples, track):
+    """Train a model that is built."""
+    learner = XmtlLearner(context, config, loaded, collate, examples)
+    return train(context, config.engine, config.train, learner, track)
+
+
 def run(config, folder: Path, stop_at: int | None = None):
     """Losses by step of a run in this process; with ``stop_at`` it dies after that step."""
     loaded, collate, examples = build(config)
@@ -45,7 +52,7 @@ def run(config, folder: Path, stop_at: int | None = None):
     context = Local(folder, config.train.select, config.train.keep_checkpoints)
     position = None
     try:
-        position = train(context, config, loaded, collate, examples, track)
+        position = learn(context, config, loaded, collate, examples, track)
     except Stopped:
         assert stop_at is not None
     return losses, position, loaded
@@ -124,7 +131,7 @@ def test_ark_keeps_its_teacher(tiny, tmp_path):
 
     loaded, collate, examples = build(config)
     losses = {}
-    train(Watching(tmp_path, config.train.select, 2), config, loaded, collate, examples,
+    learn(Watching(tmp_path, config.train.select, 2), config, loaded, collate, examples,
           lambda step, metrics: losses.setdefault(step, {}).update(metrics))  # fmt: skip
     assert len(students) > 3
     teacher = students[0]["student.safetensors"]
@@ -143,7 +150,7 @@ def test_pseudo_label_twins_have_losses_and_weights_of_their_own(tiny, tmp_path)
     loaded, collate, examples = build(config.model_copy(update={
         "multitask": config.multitask.model_copy(update={"strategy": "joint"})}))  # fmt: skip
     found: dict[int, dict[str, float]] = {}
-    train(Local(tmp_path, config.train.select, 2), config, loaded, collate, pretended_twins(examples),
+    learn(Local(tmp_path, config.train.select, 2), config, loaded, collate, pretended_twins(examples),
           lambda step, metrics: found.setdefault(step, {}).update(metrics))  # fmt: skip
     terms = [*PSEUDO, *PSEUDO.values()]
     first = {name: found[1][f"train/weight/{name}"] for name in terms}

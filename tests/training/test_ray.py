@@ -108,11 +108,11 @@ def engines_in_turn(settings):
 
         folder = Path(settings["folder"]) / name
         half = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})})
-        test_loop.train(Folder(folder), half, loaded, collate, examples, track)
+        test_loop.learn(Folder(folder), half, loaded, collate, examples, track)
         first = dict(losses)
         losses.clear()
         loaded, collate, examples = test_loop.build(config)
-        test_loop.train(Folder(folder), config, loaded, collate, examples, track)
+        test_loop.learn(Folder(folder), config, loaded, collate, examples, track)
         results[name] = (first, losses)
     return results if ray.train.get_context().get_world_rank() == 0 else None
 

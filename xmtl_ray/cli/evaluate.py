@@ -171,10 +171,10 @@ def evaluate_generative(
         if as_json:
             typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         else:
-            _print_answers(found)
+            print_answers(found)
 
 
-def _print_answers(found: Report) -> None:
+def print_answers(found: Report) -> None:
     """Accuracies and pooled scores, states, and kinds of error with examples, as tables."""
     sides = ("trigger", "argument")
     table = Table(title="Accuracy, % (Eq. 9-10), and pooled over all items", title_justify="left")

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from xmtl_ray.cli import data, distill, evaluate, pipeline, predict
+from xmtl_ray.cli import corpus, data, distill, evaluate, finetune, pipeline, predict
 from xmtl_ray.cli.console import console, print_scores, user_errors
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(pipeline.app)
 app.add_typer(distill.app)
 app.add_typer(predict.app)
+app.add_typer(finetune.app)
+app.add_typer(corpus.app)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
@@ -65,10 +67,10 @@ def config(
     explain: Annotated[bool, typer.Option("--explain", help="Say what each field means, with its dotted path")] = False,
 ) -> None:
     """Print the resolved settings of a recipe."""
-    from xmtl_ray.config.load import dump, leaves, load
+    from xmtl_ray.config.load import dump, leaves, load_any
 
     with user_errors():
-        resolved = load(recipe, overrides or [])
+        resolved = load_any(recipe, overrides or [])
         if not explain:
             typer.echo(dump(resolved), nl=False)
             return

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from xmtl_ray.config.finetune import FinetuneConfig
+from xmtl_ray.config.run import Run
 from xmtl_ray.config.schema import Config
+
+C = TypeVar("C", bound=Run)
+S = TypeVar("S", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -52,36 +57,62 @@ def recipes() -> list[str]:
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
-    """Recipe name or YAML path, with ``path.to.field=value`` on top → a validated config.
+    """Recipe name or YAML path of X-MTL, with ``path.to.field=value`` on top → a validated config.
 
     Relative paths of the data section are put under ``data.root`` and made absolute, for workers change folder.
     Raises ConfigError.
     """
+    return load_as(Config, recipe, overrides)
+
+
+def load_as(kind: type[C], recipe: str, overrides: Sequence[str] = ()) -> C:
+    """As ``load``, for a recipe of ``kind``. Raises ConfigError, also for a recipe of the other kind."""
     tree = _read(recipe)
     for override in overrides:
         _apply(tree, override)
-    return build(tree)
+    found = kind_of(tree)
+    if found is not kind:
+        raise ConfigError(f"{recipe}: found {_VERBS[found]}, expected {_VERBS[kind]}")
+    return build(tree, kind)
 
 
-def loads(text: str) -> Config:
+def load_any(recipe: str, overrides: Sequence[str] = ()) -> Config | FinetuneConfig:
+    """As ``load``, for a recipe of either kind. Raises ConfigError."""
+    return load_as(kind_of(_read(recipe)), recipe, overrides)
+
+
+def kind_of(tree: Mapping[str, Any]) -> type[Config] | type[FinetuneConfig]:
+    """Whether a tree of plain values is X-MTL's or fine-tunes a generative model: only that names a family."""
+    model = tree.get("model")
+    return FinetuneConfig if isinstance(model, Mapping) and "family" in model else Config
+
+
+_VERBS: dict[type[Run], str] = {
+    Config: "a recipe of X-MTL (xmtl train)",
+    FinetuneConfig: "a recipe of a generative model, with model.family (xmtl finetune)",
+}
+
+
+def loads(text: str, kind: type[C]) -> C:
     """What ``dump`` wrote → the config. Raises ConfigError."""
-    return build(_parse(text, "saved settings"))
+    return build(_parse(text, "saved settings"), kind)
 
 
-def build(tree: dict[str, Any]) -> Config:
+def build(tree: dict[str, Any], kind: type[C]) -> C:
     """A tree of plain values → a validated config with absolute paths. Raises ConfigError."""
     try:
-        return _absolute(Config.model_validate(tree))
+        config = kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error))) from None
+        raise ConfigError("\n".join(_lines(error, kind))) from None
+    return _absolute(config)
 
 
-def dump(config: Config) -> str:
+def dump(config: Run) -> str:
     """Canonical YAML of the whole tree; loading it gives the same config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
-def flatten(config: Config) -> dict[str, str | int | float | bool | None]:
+def flatten(config: Run) -> dict[str, str | int | float | bool | None]:
     """Dotted path → value, tuples as text: MLflow's parameters."""
     return {path: value for path, value, _ in leaves(config)}
 
@@ -139,11 +170,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     tree[leaf] = value
 
 
-def _lines(error: ValidationError) -> Iterator[str]:
+def _lines(error: ValidationError, kind: type[Run]) -> Iterator[str]:
     for item in error.errors(include_url=False):
         path = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            yield f"{path}: no such field{_nearest(str(item['loc'][-1]), _fields_at(item['loc'][:-1]))}"
+            yield f"{path}: no such field{_nearest(str(item['loc'][-1]), _fields_at(kind, item['loc'][:-1]))}"
         elif item["type"] == "missing":
             yield f"{path}: missing, expected a value"
         elif path and item["type"] != "value_error":
@@ -153,8 +184,8 @@ def _lines(error: ValidationError) -> Iterator[str]:
             yield f"{path + ': ' if path else ''}{item['msg'].removeprefix('Value error, ')}"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = Config
+def _fields_at(kind: type[Run], location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = kind
     for part in location:
         annotation = section.model_fields[str(part)].annotation
         members = get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
@@ -167,34 +198,41 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(names)}"
 
 
-def _absolute(config: Config) -> Config:
-    root = config.data.root.expanduser().resolve()
-
-    def under_root(section: BaseModel) -> dict[str, Any]:
-        changes: dict[str, Any] = {}
-        for name in type(section).model_fields:
-            value = getattr(section, name)
-            if isinstance(value, Path):
-                changes[name] = root / value.expanduser()
-            elif isinstance(value, BaseModel):
-                changes[name] = value.model_copy(update=under_root(value))
-        return changes
-
-    def absolute(section: BaseModel) -> dict[str, Any]:
-        found = {name: getattr(section, name) for name in type(section).model_fields}
-        return {name: value.expanduser().resolve() for name, value in found.items() if isinstance(value, Path)}
-
-    data = config.data.model_copy(update={**under_root(config.data), "root": root})
-    pseudo, teachers = config.multitask.pseudo, config.distill.teachers
-    multitask = config.multitask.model_copy(update={"pseudo": pseudo.model_copy(update=absolute(pseudo))})
-    distill = config.distill.model_copy(update={"teachers": teachers.model_copy(update=absolute(teachers))})
+def _absolute(config: C) -> C:
+    """Every path made absolute: those of the data section start at its root, others at the working folder."""
     storage = config.storage_path if "://" in config.storage_path else str(Path(config.storage_path).resolve())
-    model = config.model.model_copy(
-        update={name: _folder(getattr(config.model, name)) for name in ("text_encoder", "image_encoder")}
-    )
-    return config.model_copy(
-        update={"data": data, "storage_path": storage, "model": model, "multitask": multitask, "distill": distill}
-    )
+    changes: dict[str, Any] = {"storage_path": storage}
+    if isinstance(config, Config):
+        names, root = ("text_encoder", "image_encoder"), config.data.root.expanduser().resolve()
+        pseudo, teachers = config.multitask.pseudo, config.distill.teachers
+        changes["multitask"] = config.multitask.model_copy(update={"pseudo": _from_here(pseudo)})
+        changes["distill"] = config.distill.model_copy(update={"teachers": _from_here(teachers)})
+        changes["data"] = _under(config.data, root).model_copy(update={"root": root})
+        changes["model"] = config.model.model_copy(update={n: _folder(getattr(config.model, n)) for n in names})
+    elif isinstance(config, FinetuneConfig):
+        root = config.data.root.expanduser().resolve()
+        changes["data"] = _under(config.data, root).model_copy(update={"root": root})
+        changes["model"] = config.model.model_copy(update={"path": _folder(config.model.path)})
+    return config.model_copy(update=changes)
+
+
+def _under(section: S, root: Path) -> S:
+    """``section`` with its relative paths put under ``root``."""
+    changes: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path):
+            changes[name] = root / value.expanduser()
+        elif isinstance(value, BaseModel):
+            changes[name] = _under(value, root)
+    return section.model_copy(update=changes)
+
+
+def _from_here(section: S) -> S:
+    """``section`` with its relative paths made absolute."""
+    found = {name: getattr(section, name) for name in type(section).model_fields}
+    paths = {name: value.expanduser().resolve() for name, value in found.items() if isinstance(value, Path)}
+    return section.model_copy(update=paths)
 
 
 def _folder(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Every knob of xmtl_ray: one frozen typed tree.
+"""Every knob of X-MTL: one frozen typed tree.
 
 The same dotted path names a setting in a recipe, on the command line, in MLflow and in an error. Defaults are paper
 A's values (X-MTL) where it states them, with the section in brackets; where it is silent the docstring says so.
@@ -10,26 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from xmtl_ray.config.run import Fraction, Optimisation, Positive, Rate, Run, Section
 
 TaskName = Literal["td", "ae", "vc", "rc"]
 TEXT_TASKS: tuple[TaskName, ...] = ("td", "ae")
 IMAGE_TASKS: tuple[TaskName, ...] = ("vc", "rc")
 
-Term = Literal["td", "ae", "vc", "rc", "td_pseudo", "ae_pseudo", "vc_pseudo", "rc_pseudo", "consistency"]
-"""What a loss is of: a task, its pseudo-label twin (k' of Eq. 14), or ARK's agreement with its teacher."""
+Term = Literal["td", "ae", "vc", "rc", "td_pseudo", "ae_pseudo", "vc_pseudo", "rc_pseudo", "consistency", "lm"]
+"""What a loss is of: a task, its pseudo-label twin (k' of Eq. 14), ARK's agreement with its teacher, or the next token
+of a language model."""
 PSEUDO: dict[TaskName, Term] = {"td": "td_pseudo", "ae": "ae_pseudo", "vc": "vc_pseudo", "rc": "rc_pseudo"}
 """Each task's twin."""
-
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A frozen part of the tree that takes no field it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class AceData(Section):
@@ -343,84 +336,17 @@ class LearningRates(Section):
     """Of alignment layers, shared encoder and heads."""
 
 
-class Train(Section):
+class Train(Optimisation):
     """Optimisation and when to look at the dev set."""
 
-    epochs: Positive = 10
-    """Passes over the data [Experimental setup]."""
-    global_batch: Positive = 64
-    """Examples per optimizer step over all tasks and workers [Experimental setup]."""
-    accumulation: Positive = 1
-    """Micro-batches that one global batch is cut into on each worker."""
     learning_rate: LearningRates = LearningRates()
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the rates fall after warm-up (not in the paper)."""
-    warmup_fraction: Fraction = 0.1
-    """Share of all steps over which the rates rise from 0 (not in the paper)."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the learning rate from each layer of an encoder to the one below it; 1: all learn alike, as in the
     paper. Below 1 a pretrained encoder keeps more of what it knows, which helps where examples are few."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's, on matrices only (not in the paper)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target that is spread over all labels; 0 as in the paper. Helps where gold has gaps."""
-    clip_norm: Rate = 1.0
-    """Largest gradient norm (not in the paper)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the device computes it natively, fp32 on CPU. The CRF is always fp32."""
-    eval_every_epochs: Positive = 1
-    """Epochs between dev evaluations; each ends in a checkpoint, as does the last epoch."""
-    checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps between checkpoints within an epoch, for epochs of hours; 0: only after dev evaluations."""
     select: Literal["dev/mean_f1", "dev/trigger_f1", "dev/argument_f1", "dev/verb_f1", "dev/role_f1"] = "dev/mean_f1"
     """Dev metric that names the best checkpoint."""
-    patience: Annotated[int, Field(ge=0)] = 0
-    """Stop after so many dev evaluations without a better one; 0: never."""
-    keep_checkpoints: Positive = 2
-    """Checkpoints kept, the best ones; the last is always kept."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Of weights, data order and dropout."""
-
-
-class Engine(Section):
-    """What runs forward, backward and update over the workers."""
-
-    name: Literal["ddp", "deepspeed"] = "ddp"
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
-    """DeepSpeed ZeRO: what is sharded (1 optimizer state, 2 and gradients, 3 and weights). Only with deepspeed."""
-
-    @model_validator(mode="after")
-    def _stage(self) -> Self:
-        if self.name == "ddp" and self.zero_stage:
-            raise ValueError(f"zero_stage {self.zero_stage} needs engine.name=deepspeed; ddp shards nothing")
-        return self
-
-
-class Cluster(Section):
-    """What Ray gives to a run."""
-
-    workers: Annotated[int, Field(ge=0)] = 1
-    """Ray Train workers; 0: this process, without a cluster (Ray Train's local mode)."""
-    gpu: bool = False
-    """One GPU per worker."""
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    """CPUs reserved per worker, and its torch threads (rounded down, at least 1)."""
-    address: str | None = None
-    """Ray cluster to join; none: RAY_ADDRESS or a new one on this machine."""
-    max_failures: Annotated[int, Field(ge=-1)] = 3
-    """Worker failures survived by restarting from the last checkpoint; -1: any number."""
-
-
-class Tracking(Section):
-    """Where MLflow keeps runs."""
-
-    uri: str | None = None
-    """Tracking URI; none: SQLite file mlflow.db in the storage folder."""
-    experiment: Annotated[str, Field(min_length=1)] = "xmtl"
-    enabled: bool = True
-    """False: nothing is sent; numbers stay in the run folder."""
-    parent: str | None = None
-    """MLflow run that this one is a part of; `xmtl run` and its like set it."""
 
 
 class Coreference(Section):
@@ -451,21 +377,14 @@ class Inference(Section):
     coreference: Coreference = Coreference()
 
 
-class Config(Section):
-    """A whole run."""
+class Config(Run):
+    """A whole run of X-MTL."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Of the run: its folder under `storage_path` and its MLflow run. The same name again resumes it."""
-    storage_path: str = "runs"
-    """Folder or URI (s3://…, gs://…) for runs; on several machines it must be reachable from all."""
     data: Data = Data()
     model: Model = Model()
     multitask: Multitask = Multitask()
     train: Train = Train()
     distill: Distill = Distill()
-    engine: Engine = Engine()
-    cluster: Cluster = Cluster()
-    tracking: Tracking = Tracking()
     inference: Inference = Inference()
 
     @model_validator(mode="after")
@@ -477,11 +396,6 @@ class Config(Section):
             raise ValueError("data.train: both data.train and data.ace name text to train on; set one to null")
         if set(tasks) & set(IMAGE_TASKS) and self.data.imsitu is None:
             raise ValueError("data.imsitu: vc and rc need it")
-        if "://" in self.storage_path and self.cluster.workers == 0:
-            raise ValueError(
-                f"storage_path: {self.storage_path!r} needs cluster.workers of at least 1, for Ray keeps the "
-                "checkpoints there; without workers name a folder"
-            )
         self._engine_fits()
         workers, terms = max(1, self.cluster.workers), self.multitask.terms_per_step
         smallest = terms * workers * self.train.accumulation
@@ -495,8 +409,6 @@ class Config(Section):
     def _engine_fits(self) -> None:
         """Raises ValueError for what an engine cannot do, before anything starts."""
         engine, multitask = self.engine, self.multitask
-        if engine.name == "deepspeed" and self.cluster.workers == 0:
-            raise ValueError("engine.name: deepspeed needs cluster.workers of at least 1")
         if multitask.weighting.name == "upgrad" and engine.zero_stage >= 2:
             raise ValueError(
                 f"multitask.weighting.name: upgrad needs each loss's whole gradient on every worker, which ZeRO stage "

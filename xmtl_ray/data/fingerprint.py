@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xmtl_ray.config.load import leaves
-from xmtl_ray.config.schema import Data
+from xmtl_ray.config.run import Section
 
 
-def fingerprints(data: Data) -> dict[str, str]:
+def fingerprints(data: Section) -> dict[str, str]:
     """Dotted path of each file or folder of annotations → sha256 of its content.
 
     A folder counts with its JSON and text files, by name; images do not, their names stand in the annotations.

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from xmtl_ray.config import load as config_files
-from xmtl_ray.config.schema import TaskName, Teachers
+from xmtl_ray.config.schema import Config, TaskName, Teachers
 from xmtl_ray.data import fingerprint
 from xmtl_ray.data.pseudo_labels import Teacher
 from xmtl_ray.events.ontology import m2e2
@@ -47,7 +47,7 @@ def _check(folder: Path, task: TaskName) -> None:
             f"{setting}: {folder}: found no {missing[0]}, expected a model folder, e.g. runs/{task}/model"
         )
     try:
-        tasks = config_files.loads((folder / CONFIG).read_text(encoding="utf-8")).multitask.tasks
+        tasks = config_files.loads((folder / CONFIG).read_text(encoding="utf-8"), Config).multitask.tasks
         labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
         own = [labels[name] for name in ("version", "tags", "roles", "types")]
     except (ValueError, KeyError, TypeError) as error:

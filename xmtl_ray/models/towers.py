@@ -63,7 +63,7 @@ def tower_config(name: str, folder: Path | None) -> PretrainedConfig:
 
 
 class Tower(nn.Module):
-    """Frames → patches of one hidden layer, without gradient.
+    """Frames → patches of one hidden layer, without gradient unless ``frozen`` is set to False.
 
     Args:
         config: CLIP's or SigLIP's.
@@ -76,7 +76,13 @@ class Tower(nn.Module):
         self.family = cast(TowerFamily, config.model_type.removesuffix("_vision_model"))
         self.select_layer = select_layer
         self.vision_tower = _MODELS[self.family](config)
+        self.frozen = True
         self.requires_grad_(False)
+
+    def thaw(self) -> None:
+        """Let it learn: the original never does, but a tower of random weights must."""
+        self.frozen = False
+        self.requires_grad_(True)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -88,9 +94,12 @@ class Tower(nn.Module):
         """g: patches along each side of a frame; pixels beyond the last whole patch are not looked at."""
         return int(self.config.image_size // self.config.patch_size)
 
-    @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
         """[n, 3, S, S] → [n, P, D]; CLIP's class token is left out."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self._patches(frames)
+
+    def _patches(self, frames: Tensor) -> Tensor:
         layers = self.config.num_hidden_layers
         last = self.select_layer if self.select_layer >= 0 else layers + 1 + self.select_layer
         encoder = self.vision_tower.encoder.layers
@@ -109,5 +118,5 @@ class Tower(nn.Module):
         return next(self.vision_tower.parameters()).dtype
 
     def train(self, mode: bool = True) -> Tower:
-        """Stays in evaluation mode: it is frozen."""
-        return super().train(False)
+        """Stays in evaluation mode while it is frozen."""
+        return super().train(mode and not self.frozen)

@@ -108,8 +108,18 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return parse_checkpoint(json.loads(file.read_text(encoding="utf-8")), folder)
 
 
-def parse_checkpoint(raw: Mapping[str, Any], folder: Path | None = None) -> Checkpoint:
-    """Settings as config.json has them; ``folder`` is where it lies. Raises CheckpointError."""
+def parse_checkpoint(
+    raw: Mapping[str, Any], folder: Path | None = None, tower: PretrainedConfig | None = None
+) -> Checkpoint:
+    """Settings as config.json has them.
+
+    Args:
+        raw: its content.
+        folder: where it lies.
+        tower: the vision tower's; None: found by the name that ``raw`` has for it.
+
+    Raises CheckpointError.
+    """
     where = "config.json" if folder is None else str(folder / "config.json")
     for field, known in (("model_type", _LANGUAGES), ("mm_projector_type", PADDING)):
         if raw.get(field) not in known:
@@ -122,7 +132,7 @@ def parse_checkpoint(raw: Mapping[str, Any], folder: Path | None = None) -> Chec
     family, _ = _LANGUAGES[raw["model_type"]]
     own = {name: value for name, value in raw.items() if not name.startswith("mm_") and name not in _NOT_LANGUAGE}
     try:
-        tower = tower_config(str(raw["mm_vision_tower"]), folder)
+        tower = tower or tower_config(str(raw["mm_vision_tower"]), folder)
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from None
     return Checkpoint(dict(raw), family.from_dict(own), tower)
@@ -184,7 +194,7 @@ class VideoLLaMA2(nn.Module):
             state |= {
                 name: tensor.to(dtype)
                 for public, tensor in checkpoint_files.tensors(file)
-                if (name := _own_name(public)) is not None and not name.startswith("language_model.")
+                if (name := own_name(public)) is not None and not name.startswith("language_model.")
             }
         wrong = model.load_state_dict(state, strict=False)
         missing = [name for name in wrong.missing_keys if not name.startswith("language_model.")]
@@ -267,7 +277,7 @@ def public_name(name: str) -> str:
             return rest
 
 
-def _own_name(public: str) -> str | None:
+def own_name(public: str) -> str | None:
     """The checkpoints' name of a weight → this module's; None for buffers that older transformers stored."""
     if public.startswith(CONNECTOR_PREFIX):
         return "connector." + public.removeprefix(CONNECTOR_PREFIX)

@@ -81,7 +81,7 @@ def config_of(folder: Path) -> Config:
     """The config that built the model in a folder. Raises ModelFolderError."""
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ModelFolderError(f"{folder}: no {CONFIG} and {WEIGHTS} in it, expected a model folder")
-    return config_files.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return config_files.loads((folder / CONFIG).read_text(encoding="utf-8"), Config)
 
 
 def load(folder: Path) -> LoadedModel:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +14,11 @@ from torch.utils.data import DataLoader
 
 from xmtl_ray.config.schema import PSEUDO, Config, TaskName, Term
 from xmtl_ray.data.mixture import cyclic_batches, cyclic_steps, epoch_batches, quotas, rank_share, steps_per_epoch
-from xmtl_ray.multitask.batch import Batch, Collate
+from xmtl_ray.multitask.batch import Collate
 from xmtl_ray.multitask.examples import ArgumentExample, Example, TriggerExample
+from xmtl_ray.training.learner import Step
 
 log = logging.getLogger(__name__)
-
-
-class Step(NamedTuple):
-    """One optimizer step of this worker."""
-
-    batches: list[Batch]
-    """Its micro-batches, on the device."""
-    shares: dict[Term, int]
-    """How many examples of each loss the whole global batch has: N_k."""
 
 
 class Batches:

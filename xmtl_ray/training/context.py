@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 
 class WorkerContext(Protocol):
@@ -30,6 +32,14 @@ class WorkerContext(Protocol):
 
     def best(self, metric: str) -> AbstractContextManager[Path]:
         """The checkpoint whose reported ``metric`` was highest."""
+
+
+def sum_over_ranks(values: Tensor, context: WorkerContext) -> Tensor:
+    """The sum of ``values`` over all workers, on each of them."""
+    if context.world_size > 1:
+        values = values.to(context.device)
+        dist.all_reduce(values)
+    return values
 
 
 class Local:

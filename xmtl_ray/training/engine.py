@@ -17,19 +17,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xmtl_ray.config.schema import Engine as EngineConfig
-from xmtl_ray.config.schema import LearningRates, Term, Train
-from xmtl_ray.models.xmtl import parameter_groups
-from xmtl_ray.multitask.batch import Batch
-from xmtl_ray.multitask.objective import Objective
+from xmtl_ray.config.run import Engine as EngineConfig
+from xmtl_ray.config.run import Optimisation
+from xmtl_ray.config.schema import Term
 
 Losses = Mapping[Term, Tensor]
+Batch = Any
+"""What an objective takes: a model family's own."""
 
 
 class Engine(Protocol):
     """One training step at a time."""
 
-    objective: Objective
+    objective: nn.Module
     device: torch.device
     bf16: bool
 
@@ -40,7 +40,7 @@ class Engine(Protocol):
         """
 
     def weights(self) -> dict[str, Tensor] | None:
-        """All weights of the model on rank 0, None elsewhere. Every rank calls it."""
+        """The kept weights of the model on rank 0, None elsewhere. Every rank calls it."""
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of the optimizer's state (and whatever weights() does not hold)."""
@@ -50,15 +50,28 @@ class Engine(Protocol):
 
 
 def create(
-    config: EngineConfig, train: Train, objective: Objective, device: torch.device, every_weight: bool = True
+    config: EngineConfig,
+    train: Optimisation,
+    objective: nn.Module,
+    groups: Sequence[dict[str, Any]],
+    device: torch.device,
+    every_weight: bool = True,
+    kept: Callable[[str], bool] = lambda name: True,
 ) -> Engine:
     """The engine that ``config`` names, around ``objective``.
 
-    ``every_weight`` tells that each micro-batch needs all weights; where tasks take turns it does not.
+    Args:
+        config: which engine.
+        train: micro-batches, clipping and precision.
+        objective: a batch → losses of each term; its ``model`` is what is trained.
+        groups: AdamW's; ``peak`` is each one's rate.
+        device: of this worker.
+        every_weight: each micro-batch needs all weights that learn; where tasks take turns it does not.
+        kept: whether a checkpoint holds the model's weight of a name; others are frozen and found elsewhere.
     """
     if config.name == "deepspeed":
-        return DeepSpeed(objective, train, config.zero_stage, device)
-    return Ddp(objective, train, device, every_weight)
+        return DeepSpeed(objective, train, groups, config.zero_stage, device, kept)
+    return Ddp(objective, train, groups, device, every_weight, kept)
 
 
 @torch.no_grad()
@@ -91,7 +104,7 @@ def gramian(engine: Engine, batches: Sequence[Batch], shares: Mapping[Term, int]
     return rows @ rows.T
 
 
-def schedule(train: Train, step: int, total_steps: int) -> float:
+def schedule(train: Optimisation, step: int, total_steps: int) -> float:
     """Factor on the peak learning rates at ``step`` (from 0) of ``total_steps``: linear warm-up, then the decay."""
     warmup = round(train.warmup_fraction * total_steps)
     if step < warmup:
@@ -113,26 +126,24 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
-def optimizer(
-    model: nn.Module, rates: LearningRates, weight_decay: float, layer_decay: float = 1.0
-) -> torch.optim.AdamW:
-    """AdamW with the three learning rates; no decay on biases and norms. ``peak`` keeps each group's rate.
-
-    An encoder's layer with n layers above it learns at its encoder's rate times ``layer_decay ** n``.
-    """
-    groups = []
-    for group, parameters in parameter_groups(model).items():
-        rate = getattr(rates, group.part) * layer_decay**group.above
-        decay = weight_decay if group.matrix else 0.0
-        groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
-    return torch.optim.AdamW(groups, fused=True)
+def optimizer(groups: Sequence[dict[str, Any]]) -> torch.optim.AdamW:
+    """AdamW on groups that each have ``lr``, ``peak`` and ``weight_decay``."""
+    return torch.optim.AdamW(list(groups), fused=True)
 
 
 class Ddp:
     """torch's DistributedDataParallel, or the bare module in a single process."""
 
-    def __init__(self, objective: Objective, train: Train, device: torch.device, every_weight: bool) -> None:
-        self.objective = objective.to(device)
+    def __init__(
+        self,
+        objective: nn.Module,
+        train: Optimisation,
+        groups: Sequence[dict[str, Any]],
+        device: torch.device,
+        every_weight: bool,
+        kept: Callable[[str], bool],
+    ) -> None:
+        self.objective, self.kept = objective.to(device), kept
         self.device, self.clip_norm = device, train.clip_norm
         self.bf16 = use_bf16(train.precision, device)
         self.module: nn.Module = self.objective
@@ -140,7 +151,7 @@ class Ddp:
             self.module = DistributedDataParallel(
                 objective, gradient_as_bucket_view=True, find_unused_parameters=not every_weight
             )
-        self.optimizer = optimizer(objective.model, train.learning_rate, train.weight_decay, train.layer_decay)
+        self.optimizer = optimizer(groups)
 
     def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
         """See :class:`Engine`. Gradients are exchanged with the last micro-batch only."""
@@ -166,7 +177,9 @@ class Ddp:
 
     def weights(self) -> dict[str, Tensor] | None:
         """See :class:`Engine`."""
-        return self.objective.model.state_dict() if _rank() == 0 else None
+        if _rank() != 0:
+            return None
+        return {name: value for name, value in self.objective.model.state_dict().items() if self.kept(name)}
 
     def save(self, folder: Path) -> None:
         """Rank 0 writes for all: every rank's state is the same."""
@@ -175,7 +188,8 @@ class Ddp:
 
     def load(self, folder: Path, weights: Callable[[], Mapping[str, Tensor]]) -> None:
         """See :class:`Engine`."""
-        self.objective.model.load_state_dict(weights())
+        wrong = self.objective.model.load_state_dict(weights(), strict=False)
+        assert not wrong.unexpected_keys and not any(map(self.kept, wrong.missing_keys)), wrong
         state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(state)
 
@@ -183,10 +197,18 @@ class Ddp:
 class DeepSpeed:
     """DeepSpeed with ZeRO 0-3; the process group is the one that Ray has made."""
 
-    def __init__(self, objective: Objective, train: Train, zero_stage: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        objective: nn.Module,
+        train: Optimisation,
+        groups: Sequence[dict[str, Any]],
+        zero_stage: int,
+        device: torch.device,
+        kept: Callable[[str], bool],
+    ) -> None:
         import deepspeed
 
-        self.objective, self.stage = objective.to(device), zero_stage
+        self.objective, self.stage, self.kept = objective.to(device), zero_stage, kept
         self.bf16, self.device = use_bf16(train.precision, device), device
         config: dict[str, Any] = {
             "train_batch_size": train.accumulation * dist.get_world_size(),
@@ -201,8 +223,7 @@ class DeepSpeed:
         if device.type == "cpu":
             # An all-reduce through shared memory that it would compile for minutes, and that one machine alone has.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # Groups are made before ZeRO-3 takes the weights' shapes away.
-        adamw = optimizer(objective.model, train.learning_rate, train.weight_decay, train.layer_decay)
+        adamw = optimizer(groups)
         self.engine, self.optimizer, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=config)
 
     def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
@@ -224,7 +245,7 @@ class DeepSpeed:
         named = {**dict(self.objective.model.named_parameters()), **dict(self.objective.model.named_buffers())}
         kept = self.objective.model.state_dict().keys()
         state: dict[str, Tensor] = {}
-        for name in (name for name in named if name in kept):
+        for name in (name for name in named if name in kept and self.kept(name)):
             with deepspeed.zero.GatheredParameters([named[name]], enabled=self.stage == 3):
                 if _rank() == 0:
                     state[name] = named[name].detach().to("cpu", copy=True)
@@ -232,11 +253,11 @@ class DeepSpeed:
 
     def save(self, folder: Path) -> None:
         """Every rank writes its shard."""
-        self.engine.save_checkpoint(str(folder / "deepspeed"), tag="state")
+        self.engine.save_checkpoint(str(folder / "deepspeed"), tag="state", exclude_frozen_parameters=True)
 
     def load(self, folder: Path, weights: Callable[[], Mapping[str, Tensor]]) -> None:
         """DeepSpeed's own shards hold weights and optimizer state alike."""
-        self.engine.load_checkpoint(str(folder / "deepspeed"), tag="state")
+        self.engine.load_checkpoint(str(folder / "deepspeed"), tag="state", load_module_strict=False)
 
 
 def _set_rates(optimizer: Any, factor: float) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xmtl_ray.cluster.connection import cluster, set_environment
+from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
 from xmtl_ray.training.data_check import check_data
@@ -24,8 +25,8 @@ class TrainingError(ValueError):
     """A run that ended without a model, in the words of the worker that gave up."""
 
 
-def launch(config: Config) -> dict[str, Any]:
-    """Train, extract and score by ``config``; the same name again continues where it stopped.
+def launch(config: Config | FinetuneConfig) -> dict[str, Any]:
+    """Train and score by ``config``; the same name again continues where it stopped.
 
     Returns the summary of rank 0. Raises LaunchError or UntrustedData before Ray starts, ClusterError where GPUs are
     missing, TrainingError when the workers gave up.
@@ -45,7 +46,7 @@ def launch(config: Config) -> dict[str, Any]:
         return _fit(config)
 
 
-def _fit(config: Config) -> dict[str, Any]:
+def _fit(config: Config | FinetuneConfig) -> dict[str, Any]:
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -80,11 +81,17 @@ def _fit(config: Config) -> dict[str, Any]:
     return summary
 
 
-def check(config: Config) -> None:
+def check(config: Config | FinetuneConfig) -> None:
     """Refuse what cannot work: missing files, unwritable storage, another config under the same name."""
     for path, value, _ in leaves(config.data, "data."):
         if isinstance(value, str) and path != "data.root" and os.sep in value and not Path(value).exists():
             raise LaunchError(f"{path}: {value} does not exist; data.root is {config.data.root}")
+    if isinstance(config, Config):
+        _check_store(config)
+    _check_same_run(config)
+
+
+def _check_store(config: Config) -> None:
     store = config.multitask.pseudo.store
     if config.multitask.strategy == "xmtl" and (store is None or not store.is_dir()):
         found = "none" if store is None else f"{store}, which is no folder"
@@ -92,18 +99,17 @@ def check(config: Config) -> None:
             f"multitask.pseudo.store: found {found}; strategy xmtl learns from a folder of pseudo-labels: make one by "
             "`xmtl pseudo-label`, let `xmtl run` do it, or set multitask.strategy=joint"
         )
-    _check_same_run(config)
 
 
-def _check_same_run(config: Config) -> None:
+def _check_same_run(config: Config | FinetuneConfig) -> None:
     """A run that is resumed must be the run that was begun, resources and reporting aside."""
     saved = saved_config(config.storage_path, config.name)
     if saved is None:
         return
-    before = {path: value for path, value, _ in leaves(loads(saved))}
+    before = {path: value for path, value, _ in leaves(loads(saved, type(config)))}
     after = {path: value for path, value, _ in leaves(config)}
     free = ("cluster.", "tracking.", "inference.", "distill.", "data.test", "data.pairs", "data.check")
-    free += ("data.loader_workers", "data.image_cache_mib")
+    free += ("data.loader_workers", "data.image_cache_mib", "data.features", "generation.batch")
     bound = ("inference.verb_threshold", "inference.trigger_bias")  # dev scores of before and after are compared
     changed = [
         path for path in after if before.get(path) != after[path] and (path in bound or not path.startswith(free))

@@ -11,34 +11,27 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from xmtl_ray.config.schema import Config, Term
-from xmtl_ray.models import weights
-from xmtl_ray.models.weights import LoadedModel
-from xmtl_ray.multitask import weighting as weightings
-from xmtl_ray.multitask.batch import Collate
-from xmtl_ray.multitask.dev import evaluate
-from xmtl_ray.multitask.examples import Examples
-from xmtl_ray.multitask.objective import Objective, total_loss
-from xmtl_ray.multitask.weighting import Weighting
+from xmtl_ray.config.finetune import FinetuneTrain
+from xmtl_ray.config.run import Engine as EngineConfig
+from xmtl_ray.config.schema import Term, Train
+from xmtl_ray.multitask.objective import total_loss
 from xmtl_ray.training import engine as engines
-from xmtl_ray.training.batches import Batches, Step
-from xmtl_ray.training.context import WorkerContext
+from xmtl_ray.training.context import WorkerContext, sum_over_ranks
+from xmtl_ray.training.learner import Learner, Step, Track
 
 log = logging.getLogger(__name__)
 
-Track = Callable[[int, Mapping[str, float]], None]
-"""Takes (step, metrics); called on rank 0 only."""
+MODEL = "model"
+"""Folder in a checkpoint that can be used by itself."""
 
 STUDENT = "student.safetensors"
 """ARK's model itself, in a checkpoint whose model folder holds its teacher."""
@@ -81,30 +74,40 @@ class Position:
 
 
 def train(
-    context: WorkerContext, config: Config, loaded: LoadedModel, collate: Collate, examples: Examples, track: Track
+    context: WorkerContext, engine_config: EngineConfig, spec: Train | FinetuneTrain, learner: Learner, track: Track
 ) -> Position:
-    """Train ``loaded`` on ``examples`` and leave checkpoints with ``context``.
+    """Train ``learner`` by ``spec`` and leave checkpoints with ``context``.
 
     Raises NonFiniteLoss, on every rank at once.
     """
-    spec = config.train
-    batches = Batches(config, examples.train, collate, context.rank, context.world_size, context.device)
     torch.manual_seed(spec.seed * 100_003 + context.rank)  # dropout differs between ranks
-    average = _average(config, loaded, context)
-    teacher = None if average is None else average.module
-    objective = Objective(loaded.model, spec.label_smoothing, teacher)
-    engine = engines.create(config.engine, spec, objective, context.device, config.multitask.summed)
-    weighting = _weighting(config, batches)
-    run = _Run(context, config, engine, loaded, weighting, average)
+    engine = engines.create(
+        engine_config,
+        spec,
+        learner.objective,
+        learner.parameter_groups(),
+        context.device,
+        learner.every_weight,
+        learner.kept,
+    )
+    run = _Run(context, engine, learner)
     position = run.restore()
+    steps, weighting = learner.steps, learner.weighting
     if context.rank == 0 and position.step == 0:
-        batches.tell()
-    progress = _Progress(context, spec.epochs * batches.steps, spec.global_batch, position.step)
+        steps.tell()
+    progress = _Progress(context, spec.epochs * steps.steps, spec.global_batch, position.step)
+
+    def evaluate() -> None:
+        position.dev = learner.evaluate(context)
+        _note_best(position, position.dev[spec.select], spec.patience)
+        if context.rank == 0:
+            track(position.step, position.dev)
+            progress.dev(position)
 
     while position.epoch < spec.epochs and not position.stopped:
-        loaded.model.train()
-        for step in batches.epoch(position.epoch, position.step_in_epoch):
-            factor = engines.schedule(spec, position.step, spec.epochs * batches.steps)
+        learner.objective.train()
+        for step in steps.epoch(position.epoch, position.step_in_epoch):
+            factor = engines.schedule(spec, position.step, spec.epochs * steps.steps)
             means, used = run.step(step, factor)
             position.step += 1
             position.step_in_epoch += 1
@@ -118,48 +121,26 @@ def train(
                     track(position.step, {f"train/weight/{name}": value for name, value in used.items()})
                     position.weights = used
                 progress(position, means)
-            due = spec.checkpoint_every_steps and position.step % spec.checkpoint_every_steps == 0
-            if due and position.step_in_epoch < batches.steps:
-                run.checkpoint(position, {**position.dev, spec.select: UNSCORED})
+            if position.step_in_epoch < steps.steps:
+                if _due(position.step, spec.eval_every_steps):
+                    evaluate()
+                    run.checkpoint(position, position.dev)
+                    if position.stopped:
+                        break
+                elif _due(position.step, spec.checkpoint_every_steps):
+                    run.checkpoint(position, {**position.dev, spec.select: UNSCORED})
+        if position.stopped:
+            break
         weighting.end_epoch()
         position.epoch, position.step_in_epoch = position.epoch + 1, 0
         if position.epoch % spec.eval_every_epochs == 0 or position.epoch == spec.epochs:
-            position.dev = evaluate(
-                loaded.model if teacher is None else teacher,
-                collate,
-                examples.dev,
-                config.inference.batch,
-                context.rank,
-                context.world_size,
-                lambda counts: _sum(counts, context),
-                config.inference.verb_threshold,
-                config.inference.trigger_bias,
-            )
-            _note_best(position, position.dev[spec.select], spec.patience)
-            if context.rank == 0:
-                track(position.step, position.dev)
-                progress.dev(position)
+            evaluate()
             run.checkpoint(position, position.dev)
     return position
 
 
-def _weighting(config: Config, batches: Batches) -> Weighting:
-    spec = config.multitask
-    terms: list[Term] = list(batches.sizes)
-    if spec.strategy == "ark":
-        terms.append("consistency")
-    return weightings.create(
-        spec.weighting, terms, weightings.base_weights(spec.weighting, terms, spec.pseudo.beta, spec.ark.weight)
-    )
-
-
-def _average(config: Config, loaded: LoadedModel, context: WorkerContext) -> AveragedModel | None:
-    """ARK's teacher, the exponential moving average of the model; None for other strategies."""
-    if config.multitask.strategy != "ark":
-        return None
-    loaded.model.to(context.device)
-    average = AveragedModel(loaded.model, multi_avg_fn=get_ema_multi_avg_fn(config.multitask.ark.momentum))
-    return average.requires_grad_(False).eval()
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 @dataclass(frozen=True)
@@ -167,16 +148,13 @@ class _Run:
     """What a step, a checkpoint and a restart of one run need."""
 
     context: WorkerContext
-    config: Config
     engine: engines.Engine
-    loaded: LoadedModel
-    weighting: Weighting
-    average: AveragedModel | None
+    learner: Learner
 
     def step(self, step: Step, factor: float) -> tuple[dict[Term, float], dict[Term, float]]:
         """One optimizer step: the mean loss of each term over the global batch, and the weight that it had."""
-        shares, weighting = dict(step.shares), self.weighting
-        if self.average is not None:
+        shares, weighting, average = dict(step.shares), self.learner.weighting, self.learner.average
+        if average is not None:
             shares["consistency"] = sum(step.shares.values())
         if weighting.needs == "gramian":
             weighting.gramian(engines.gramian(self.engine, step.batches, shares))
@@ -190,21 +168,21 @@ class _Run:
         used, means = weighting.weights(), _means(seen, shares, self.context)
         if weighting.needs == "losses":
             weighting.after(_means(engines.losses(self.engine, step.batches), shares, self.context))
-        if self.average is not None:
-            self.average.update_parameters(self.loaded.model)
+        if average is not None:
+            average.update_parameters(self.learner.objective.model)
         return means, {name: used[name] for name in means}
 
     def checkpoint(self, position: Position, metrics: Mapping[str, float]) -> None:
         """Write this rank's files and report them; the model folder in it can be used by itself."""
-        context, position.weighting = self.context, self.weighting.state()
+        context, average, position.weighting = self.context, self.learner.average, self.learner.weighting.state()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             state = self.engine.weights()
-            if context.rank == 0:
-                if self.average is not None:
+            if state is not None:
+                if average is not None:
                     save_file({key: value.contiguous() for key, value in state.items()}, folder / STUDENT)
-                    state = self.average.module.state_dict()
-                weights.save(folder / "model", self.loaded, state)
+                    state = average.module.state_dict()
+                self.learner.save(folder / MODEL, state)
                 (folder / "position.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
             self.engine.save(folder)
             generators = {"cpu": torch.get_rng_state()}
@@ -218,9 +196,11 @@ class _Run:
         context, checkpoint = self.context, self.context.restore()
         if checkpoint is None:
             return Position()
+        average = self.learner.average
         with checkpoint as folder:
-            kept = folder / "model" / weights.WEIGHTS
-            self.engine.load(folder, lambda: load_file(kept if self.average is None else folder / STUDENT))
+            self.engine.load(
+                folder, lambda: self.learner.read(folder / MODEL) if average is None else load_file(folder / STUDENT)
+            )
             generators = folder / f"generators_{context.rank}.pt"
             if generators.exists():
                 states = torch.load(generators, weights_only=True)
@@ -230,10 +210,10 @@ class _Run:
             else:
                 log.warning("the checkpoint was made by fewer workers: dropout of rank %d starts anew", context.rank)
             position = Position(**json.loads((folder / "position.json").read_text(encoding="utf-8")))
-            if self.average is not None:
-                self.average.module.load_state_dict(load_file(kept))
-                self.average.n_averaged.fill_(position.step)
-        self.weighting.load(position.weighting)
+            if average is not None:
+                average.module.load_state_dict(self.learner.read(folder / MODEL))
+                average.n_averaged.fill_(position.step)
+        self.learner.weighting.load(position.weighting)
         if context.rank == 0:
             log.info("resumed after epoch %d, step %d", position.epoch, position.step)
         return position
@@ -242,14 +222,9 @@ class _Run:
 def _means(seen: Sequence[engines.Losses], shares: Mapping[Term, int], context: WorkerContext) -> dict[Term, float]:
     """Mean of each loss over the global batch: the same number on every rank."""
     sums = torch.stack([sum(losses[name].detach().double().sum() for losses in seen) for name in shares])  # type: ignore
-    return {name: value / shares[name] for name, value in zip(shares, _sum(sums, context).tolist(), strict=True)}
-
-
-def _sum(values: Tensor, context: WorkerContext) -> Tensor:
-    if context.world_size > 1:
-        values = values.to(context.device)
-        dist.all_reduce(values)
-    return values
+    return {
+        name: value / shares[name] for name, value in zip(shares, sum_over_ranks(sums, context).tolist(), strict=True)
+    }
 
 
 def _check_finite(means: Mapping[str, float], step: int) -> None:

@@ -1,0 +1,187 @@
+"""VideoLLaMA2 and 2.1 as a chat model: prompts, media to pixels or kept features, rows of a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from xmtl_ray.data import frames as video_frames
+from xmtl_ray.data import tower_features
+from xmtl_ray.data.pixels import Preprocess, load_media
+from xmtl_ray.data.tower_features import TowerFeatures
+from xmtl_ray.events.records import Conversation
+from xmtl_ray.generative.samples import Sample
+from xmtl_ray.models import chat, splice
+from xmtl_ray.models.splice import Layout, Row
+from xmtl_ray.models.videollama2 import VideoLLaMA2, own_name
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One image or video of a batch: pixels that the tower must see, or its features, kept from an earlier time."""
+
+    tensor: Tensor
+    """[T or 1, 3, S, S] pixels or [T or 1, P, D] features."""
+    seen: bool
+    """Whether they are features."""
+    key: str | None
+    """What new features are kept under; None: they are not."""
+
+
+@dataclass(frozen=True)
+class MediaBatch:
+    """Rows and their media, in the order of their places."""
+
+    layout: Layout
+    media: tuple[Medium, ...]
+
+    @property
+    def labels(self) -> Tensor:
+        """[R, M]."""
+        return self.layout.labels
+
+    def to(self, device: torch.device) -> MediaBatch:
+        """The same on ``device``."""
+        media = tuple(replace(one, tensor=one.tensor.to(device)) for one in self.media)
+        return MediaBatch(self.layout.to(device), media)
+
+
+class VideoLLaMA2Chat:
+    """See ``generative.chat_model.ChatModel``.
+
+    Args:
+        model: the weights.
+        tokenizer: the checkpoint's, with its chat template.
+        preprocess: what the tower's pictures are made by.
+        media: folder that the conversations' media lie below.
+        capacity: places of a row that sequences are packed into; None: a row for each.
+        system: begin conversations with the family's system message, if it has one.
+        features: where the frozen tower's outputs are kept; None: nowhere.
+        always_see: run tower and connector on an empty picture where a batch has no medium, without effect: under
+            ZeRO-3 every worker must gather their weights at once.
+    """
+
+    def __init__(
+        self,
+        model: VideoLLaMA2,
+        tokenizer: PreTrainedTokenizerBase,
+        preprocess: Preprocess,
+        media: Path,
+        capacity: int | None = None,
+        system: bool = True,
+        features: TowerFeatures | None = None,
+        always_see: bool = False,
+    ) -> None:
+        self.module, self.tokenizer = model, tokenizer
+        self.preprocess, self.media, self.capacity = preprocess, media, capacity
+        self.features, self.always_see = features, always_see
+        self.system = chat.system_of(model.checkpoint.model_type) if system else None
+        self._tokens, self._frames = model.tokens, model.frames
+        self._tower_hash = "" if features is None else weights_hash(model.tower)
+        self._content: dict[Path, str] = {}
+
+    @property
+    def language_model(self) -> nn.Module:
+        """Mistral or Qwen2."""
+        return self.module.language_model
+
+    @property
+    def head(self) -> nn.Linear:
+        """The language model's."""
+        return self.module.head
+
+    def encode(self, conversation: Conversation) -> Sample:
+        """See :class:`ChatModel`. The prompt is the same in training and answering, system message included."""
+        kind = None if conversation.media is None else conversation.media.kind
+        mark = chat.sign(kind)
+        said = chat.messages(conversation.turns, kind, self.system)
+        first = next(place for place, message in enumerate(said) if message["role"] == "user")
+        asked = tuple(chat.prompt(self.tokenizer, said[: first + 1], mark))
+        row = chat.supervised(self.tokenizer, said, mark)
+        row = Row(row.ids, [splice.IGNORED, *row.labels[1:]])
+        return Sample(conversation, row, asked, splice.merged_length(row.ids, self._tokens))
+
+    def collate(self, samples: Sequence[Sample], generation: bool = False) -> MediaBatch:
+        """See :class:`ChatModel`."""
+        order = list(range(len(samples)))
+        if generation:
+            rows = [Row(sample.asked, [splice.IGNORED] * len(sample.asked)) for sample in samples]
+            layout = splice.lay_out(rows, self._tokens, left=True)
+        elif self.capacity is not None:
+            layout, order = splice.pack([sample.row for sample in samples], self._tokens, self.capacity)
+        else:
+            layout = splice.lay_out([sample.row for sample in samples], self._tokens)
+        seen = (samples[number] for number in order if samples[number].conversation.media is not None)
+        return MediaBatch(layout, tuple(self._read(sample) for sample in seen))
+
+    def hidden(self, batch: MediaBatch) -> Tensor:
+        """See :class:`ChatModel`."""
+        states = self.module.hidden(batch.layout, self._seen(batch.media))
+        if self.always_see and not batch.media:
+            states = states + 0 * self._blank().to(states.dtype)
+        return states
+
+    def generate(self, batch: MediaBatch, **settings: Any) -> Tensor:
+        """See :class:`ChatModel`."""
+        return self.module.generate(batch.layout, self._seen(batch.media), **settings)
+
+    def save_whole(self, folder: Path, state: dict[str, Tensor]) -> None:
+        """See :class:`ChatModel`."""
+        self.module.save_pretrained(folder, state)
+        self.tokenizer.save_pretrained(folder)
+
+    def own_name(self, public: str) -> str | None:
+        """See :class:`ChatModel`."""
+        return own_name(public)
+
+    def _read(self, sample: Sample) -> Medium:
+        medium = sample.conversation.media
+        assert medium is not None
+        path, frames = self.media / medium.path, self._frames
+        key = None
+        if self.features is not None:
+            key = self._key(path, medium.kind)
+            if (kept := self.features.get(key)) is not None:
+                return Medium(kept, True, None)
+        pixels = load_media(path, medium.kind, frames, self.preprocess, self.media)
+        return Medium(pixels, False, key)
+
+    def _key(self, path: Path, kind: str) -> str:
+        if path not in self._content:
+            self._content[path] = video_frames.content_hash(path, root=self.media)
+        tower, asked = self.module.tower, [kind, self._frames]
+        parts = self._content[path], self.preprocess.identity(), asked, self._tower_hash
+        return tower_features.key(*parts, tower.select_layer, str(tower.dtype))
+
+    def _seen(self, media: Sequence[Medium]) -> list[Tensor]:
+        """Features of each medium; all that the tower must see it sees in one pass."""
+        new = [one for one in media if not one.seen]
+        found = iter(self.module.features([one.tensor for one in new]) if new else [])
+        features = [one.tensor if one.seen else next(found) for one in media]
+        for one, tensor in zip(media, features, strict=True):
+            if one.key is not None and self.features is not None:
+                self.features.put(one.key, tensor)
+        return features
+
+    def _blank(self) -> Tensor:
+        tower = self.module.tower
+        side = tower.config.image_size
+        weight = next(self.module.connector.parameters())
+        pixels = torch.zeros(1, 3, side, side, device=weight.device)
+        return self.module.visual_tokens(self.module.features([pixels])).sum()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """sha256 of a module's weights, names and bytes."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
