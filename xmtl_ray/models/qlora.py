@@ -77,6 +77,8 @@ def quantization(
 def add_adapters(language_model: nn.Module, r: int, alpha: float, dropout: float, targets: Collection[str]) -> int:
     """Put untrained adapters (B = 0) into ``language_model``, freeze all else in it; returns how many layers have one.
 
+    A language model of 4 bits on a CPU must not have run before.
+
     Args:
         language_model: only its own layers are looked at, so no tower's projections of the same names.
         r: rank.
@@ -92,6 +94,10 @@ def add_adapters(language_model: nn.Module, r: int, alpha: float, dropout: float
     # A name alone would be matched as the end of a path; a list keeps its order, so the file is the same every time.
     settings = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=sorted(targets), bias="none")
     language_model.requires_grad_(False)
+    for layer in language_model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            # Else bitsandbytes repacks the weights in evaluation, for a product that from then on has no gradient.
+            layer.support_avx512bf16_for_cpu = False
     inject_adapter_in_model(settings, language_model)
     for name, parameter in language_model.named_parameters():
         if "lora_" in name:
@@ -143,6 +149,15 @@ def base_of(folder: Path) -> Base:
         if not (folder / name).is_file():
             raise AdapterError(f"{folder}: found no {name}, expected an adapter's folder")
     return Base(**json.loads((folder / BASE).read_text(encoding="utf-8")))
+
+
+def read_adapter(folder: Path, prefix: str = "language_model.") -> dict[str, Tensor]:
+    """The weights that :func:`save_adapter` wrote, by the whole model's names."""
+    state = load_file(folder / REST) if (folder / REST).is_file() else {}
+    for name, value in load_file(folder / ADAPTER).items():
+        path, _, kind = name.removeprefix(_PEFT).rpartition(".")
+        state[f"{prefix}{path}.default.{kind}"] = value
+    return state
 
 
 def load_adapter(folder: Path, model: nn.Module, language_model: nn.Module, base_sha256: str) -> None:
