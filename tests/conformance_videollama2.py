@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import conformance_media
 import conformance_text
 import torch
 from conformance_vectors import EXACT, Case, Check, Found, Unchecked, case_of, far, listing, read, relative, unequal
@@ -308,6 +309,10 @@ CHECKS: Sequence[tuple[Check, Sequence[str]]] = (
     (conformance_text.check_prompts, ("text/inference_prompts.json", "tokenizers")),
     (conformance_text.check_labels, ("text/training_labels.json", "tokenizers")),
     (conformance_text.check_stopping, ("text/stopping.json", "tokenizers")),
+    (conformance_media.check_batches, ("text/batches.json", "text/dataset.json", "tokenizers", "media")),
+    (conformance_media.check_frames, ("preprocess/frame_sampling.json",)),
+    (conformance_media.check_pixels, ("preprocess/cases.json", "media")),
+    (conformance_media.check_end_to_end, ("end_to_end.json", "models", "tokenizers", "media")),
     (check_layout, ("full_size_layout",)),
 )
 """Each check with the files and folders that it reads."""
