@@ -18,15 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter
 from xmtl_ray.data.media_paths import relative
 from xmtl_ray.events.json_format import parse
 from xmtl_ray.events.records import Conversation, DataError, GenerativeEvent, GenerativeSample, Media, Report, Turn
+from xmtl_ray.events.schema_prompt import PromptStyle, prompt_of, source_of
 from xmtl_ray.events.strict_json import stream_list, write_list
-
-INSTRUCTIONS = {
-    "en": "Extract all events as JSON.",
-    "es": "Extrae todos los eventos en JSON.",
-    "zh": "以JSON格式抽取所有事件。",
-    "ru": "Извлеки все события в формате JSON.",
-}
-"""What a prompt begins with, by language."""
 
 _KINDS: tuple[Literal["image", "video", "audio"], ...] = ("image", "video", "audio")
 
@@ -110,17 +103,12 @@ def _row(conversation: Conversation) -> dict[str, object]:
 
 def prompt(language: str | None, text: str) -> str:
     """The instruction in ``language`` (English where there is none in it), and the text below it."""
-    instruction = INSTRUCTIONS.get(language or "en", INSTRUCTIONS["en"])
-    return f"{instruction}\n{text}" if text else instruction
+    return prompt_of(PromptStyle(), language, text)
 
 
 def source(conversation: Conversation) -> str:
-    """The text that the first prompt is about: what stands below an instruction of ``INSTRUCTIONS``, or all of it."""
-    whole = conversation.turns[0].prompt
-    for instruction in INSTRUCTIONS.values():
-        if whole == instruction or whole.startswith(instruction + "\n"):
-            return whole[len(instruction) + 1 :]
-    return whole
+    """The text that the first prompt is about; see ``source_of``."""
+    return source_of(conversation.turns[0].prompt)
 
 
 def events(conversation: Conversation, file: Path | str) -> tuple[GenerativeEvent, ...]:
