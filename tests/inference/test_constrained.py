@@ -8,6 +8,8 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM, Qwen2
 
 from xmtl_ray.events.json_format import dumps, parse
 from xmtl_ray.events.ontology import m2e2
+from xmtl_ray.events.records import Conversation, Turn
+from xmtl_ray.events.schema_prompt import PromptStyle, prompt_of
 from xmtl_ray.inference.grammar import close_answer, words
 
 pytest.importorskip("xgrammar")
@@ -143,6 +145,28 @@ def test_rows_have_their_own_grammars_and_a_compiled_one_is_kept(family):
         allowed = mask(torch.tensor([start[:count]] * 3, dtype=torch.long), scores).isfinite()
     firsts = [{tokenizer.decode([token])[:1] for token in row.nonzero()[:, 0].tolist()} for row in allowed]
     assert firsts[0] == {"x"} and firsts[1] == {"y"} and len(firsts[2]) > 50
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_conversations_are_held_to_their_sources(family, quoted):
+    """Of any style of prompt; one about an image alone has none to quote. What is cut off is closed."""
+    tokenizer, model = family
+    tokenizer.pad_token = tokenizer.eos_token
+    size = len(tokenizer) + 45
+    grammars = AnswerGrammars(tokenizer, size, SCHEMA, quoted=quoted, letters=9, threads=1)
+    styles = (PromptStyle(), PromptStyle(schema=True, reason=True))
+    sources = [source for source in (*SOURCES, "") for _ in styles] * 3
+    prompts = [prompt_of(style, "ru", source, SCHEMA) for source, style in zip(sources, styles * 15, strict=True)]
+    mask = grammars.processor([Conversation(str(n), (Turn(text, ""),)) for n, text in enumerate(prompts)])
+    seen = set()
+    for seed in range(3):
+        rows = generated(tokenizer, model(seed), mask, len(sources), do_sample=True, temperature=1.5, top_k=0)
+        for source, row in zip(sources, rows, strict=True):
+            closed, _ = grammars.close(tokenizer.decode(row, skip_special_tokens=True).strip())
+            assert parse(closed).state == "ok"
+            seen |= {(bool(source), is_quoted(event.trigger, source)) for event in parse(closed).events}
+    assert seen >= ({(True, True), (False, False)} if quoted else {(True, False), (False, False)})
+    assert (True, False) not in seen or not quoted
 
 
 def test_a_step_that_does_not_fit_is_an_error(family):

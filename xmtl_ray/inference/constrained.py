@@ -14,7 +14,9 @@ import torch
 import xgrammar
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from xmtl_ray.inference.grammar import ARGUMENTS, EVENTS, LETTERS, answer_grammar
+from xmtl_ray.events.records import Conversation
+from xmtl_ray.events.schema_prompt import source_of
+from xmtl_ray.inference.grammar import ARGUMENTS, EVENTS, LETTERS, answer_grammar, close_answer, words
 
 _CACHE_BYTES = 256 << 20
 """Of grammars of sources, which take some 30 kB a word."""
@@ -37,6 +39,7 @@ class AnswerGrammars:
         events: int = EVENTS,
         arguments: int = ARGUMENTS,
         letters: int = LETTERS,
+        quoted: bool = False,
         threads: int | None = None,
     ) -> None:
         """Read the vocabulary; nothing is compiled yet.
@@ -49,6 +52,7 @@ class AnswerGrammars:
             events: of an answer, at most.
             arguments: of an event, at most.
             letters: of a free text, at most.
+            quoted: for ``processor``: triggers and arguments are quoted from the prompt's source where it has words.
             threads: None: all processors.
 
         Raises ValueError for a tokenizer without end of text where ``stops`` is None, and as ``answer_grammar`` does.
@@ -60,6 +64,7 @@ class AnswerGrammars:
         self._compiler = xgrammar.GrammarCompiler(
             _tokens(tokenizer, vocabulary, stops), max_threads=self._threads, cache_limit_bytes=_CACHE_BYTES
         )
+        self._quoted = quoted
         self._free: xgrammar.CompiledGrammar | None = None
 
     def compiled(self, source: str | None) -> xgrammar.CompiledGrammar:
@@ -73,6 +78,15 @@ class AnswerGrammars:
     def mask(self, sources: Iterable[str | None]) -> AnswerMask:
         """What holds a batch to its grammars, one source (None: free text) a row."""
         return AnswerMask([self.compiled(source) for source in sources], self._threads)
+
+    def processor(self, conversations: Iterable[Conversation]) -> AnswerMask:
+        """The mask of a batch of answers to conversations' first prompts; free text where an image speaks alone."""
+        sources = [source_of(conversation.turns[0].prompt) for conversation in conversations]
+        return self.mask(source if self._quoted and words(source) else None for source in sources)
+
+    def close(self, text: str) -> tuple[str, bool]:
+        """See ``close_answer``."""
+        return close_answer(text)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: int, stops: Sequence[int] | None) -> xgrammar.TokenizerInfo:
