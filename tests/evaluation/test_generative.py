@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from xmtl_ray.cli.main import app
 from xmtl_ray.evaluation.generative import report
-from xmtl_ray.events.answers import read_answers, read_samples
+from xmtl_ray.events.answers import read_answers, read_cut, read_samples
 from xmtl_ray.events.json_format import dumps
 from xmtl_ray.events.records import DataError, GenerativeSample
 from xmtl_ray.events.records import GenerativeEvent as Event
@@ -145,3 +145,47 @@ def test_it_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_rates_of_answers_by_group():
+    """Of three: one ok, one repaired and cut, one malformed; by language and modality; unknown cuts are left out."""
+    samples = [sample("a", modality="text"), sample("b", "ru", modality="video"), sample("c", "ru", modality="video")]
+    answers = {"a": dumps([BUY]), "b": f"Sure: {dumps([BUY])}"}
+    found = report(samples, answers, cut={"b"})
+    assert found["rates"]["all"] == {
+        "samples": 3,
+        "ok": 33.3333,
+        "repaired": 33.3333,
+        "malformed": 33.3333,
+        "cut": 33.3333,
+    }
+    assert found["rates"]["ru"] == found["rates"]["video"]
+    assert found["rates"]["ru"] == {"samples": 2, "ok": 0, "repaired": 50, "malformed": 50, "cut": 50}
+    assert "cut" not in report(samples, answers)["rates"]["all"]
+    assert report([], {})["rates"]["all"]["ok"] == 0
+
+
+def test_reasoning_that_was_asked_for_is_no_repair():
+    """It counts apart; its accuracy is that of its last line, whatever brackets it has before."""
+    samples = [sample("a"), sample("b"), sample("c")]
+    answers = {"a": f"So [1].\n{dumps([BUY])}", "b": dumps([BUY]), "c": f"{dumps([BUY])} it is"}
+    found = report(samples, answers, reason=True)
+    assert found["states"] == {"ok": 1, "reasoned": 1, "repaired": 1, "malformed": 0}
+    assert list(found["states"]) == ["ok", "reasoned", "repaired", "malformed"]
+    assert found["rates"]["en"]["ok"] == 66.6667 and found["rates"]["en"]["reasoned"] == 33.3333
+    assert found["trigger"]["en"]["accuracy_mean_of_samples"] == 100
+    assert report(samples, answers)["states"] == {"ok": 1, "repaired": 1, "malformed": 1}
+
+
+def test_files_may_say_which_answers_are_cut(tmp_path):
+    """None where no answer says; one that says nothing beside others that do is not cut."""
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"id": "a", "output": ""}\n{"id": "b", "output": ""}')
+    assert read_cut(path) is None
+    path.write_text(
+        '{"id": "a", "output": "", "cut": true}\n{"id": "b", "output": "", "cut": false}\n{"id": "c", "output": ""}'
+    )
+    assert read_cut(path) == {"a"}
+    path.write_text('{"id": "a", "output": "", "cut": 1}')
+    with pytest.raises(DataError, match="record 0: cut: found 1"):
+        read_cut(path)

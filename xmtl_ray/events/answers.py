@@ -1,8 +1,8 @@
 """Files of generative samples and of a model's answers to them: JSON lines.
 
 A sample is ``{"id", "language", "source", "events", "modality"}``, the last and ``source`` optional; an answer
-``{"id", "output"}`` with the model's raw string, whatever that is. Other fields are ignored; a JSON list of either is
-read as well.
+``{"id", "output", "cut"}`` with the model's raw string, whatever that is, and, optional, whether a limit on tokens
+stopped it. Other fields are ignored; a JSON list of either is read as well.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class _Sample(_Row):
 
 class _Answer(_Row):
     output: str
+    cut: bool | None = None
 
 
 _SAMPLE, _ANSWER = TypeAdapter(_Sample), TypeAdapter(_Answer)
@@ -63,6 +64,12 @@ def read_answers(path: Path, samples: Iterable[GenerativeSample]) -> dict[str, s
         return row.id, row.output
 
     return dict(stream_list(path, _ANSWER, answer))
+
+
+def read_cut(path: Path) -> frozenset[str] | None:
+    """Ids of the answers that a limit on tokens stopped; None where no answer says so or not. Raises DataError."""
+    told = list(stream_list(path, _ANSWER, lambda _, row: (row.id, row.cut)))
+    return None if all(cut is None for _, cut in told) else frozenset(name for name, cut in told if cut)
 
 
 def _once(path: Path, index: int, name: str, seen: dict[str, int]) -> None:
