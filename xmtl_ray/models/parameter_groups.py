@@ -17,16 +17,19 @@ class Group(NamedTuple):
     decays: bool
 
 
-def groups(model: nn.Module, *, separate_connector: bool, norms_decay: bool = False) -> Iterator[Group]:
+def groups(
+    model: nn.Module, *, separate_connector: bool, norms_decay: bool = False, connector_prefix: str = "connector."
+) -> Iterator[Group]:
     """The weights of ``model`` that learn, in groups that are not empty, each in the model's order.
 
     Biases and norms do not decay.
 
     Args:
-        model: has its connector, if any, under ``connector.``.
+        model: what learns.
         separate_connector: the connector in groups of its own, for a learning rate of its own.
         norms_decay: as the original has it, whose trainer does not know the language models' RMS norms as norms: they
             decay. Its other norms do not in either case.
+        connector_prefix: what the connector's weights' names begin with.
     """
     kept = {f"{path}.{name}" for path, part in model.named_modules() for name, _ in part.named_parameters(recurse=False)
             if _is_norm(part, norms_decay)}  # fmt: skip
@@ -36,7 +39,7 @@ def groups(model: nn.Module, *, separate_connector: bool, norms_decay: bool = Fa
             names = [
                 name
                 for name in named
-                if (not separate_connector or name.startswith("connector.") == connector)
+                if (not separate_connector or name.startswith(connector_prefix) == connector)
                 and (name not in kept and "bias" not in name) == decays
             ]
             if names:

@@ -22,7 +22,7 @@ from xmtl_ray.data import videollama2
 from xmtl_ray.data.fingerprint import of_file
 from xmtl_ray.data.mixture import epoch_batches, rank_share
 from xmtl_ray.evaluation import generative
-from xmtl_ray.events.records import Conversation, GenerativeSample
+from xmtl_ray.events.records import GenerativeSample
 from xmtl_ray.generative import dev, folders
 from xmtl_ray.generative.answering import Answer, answers
 from xmtl_ray.generative.media_check import Refused, readable
@@ -123,16 +123,19 @@ class ChatLearner:
         self.average: AveragedModel | None = None
         self.objective = NextToken(self.built.loaded.chat, self.config.model.loss)
         self.weighting = Fixed({"lm": 1.0})
-        module = self.built.loaded.chat.module
+        chat, module = self.built.loaded.chat, self.built.loaded.chat.module
         learnt = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
         self._kept = set(module.state_dict()) if self.built.loaded.base is None else learnt
         # A batch of text alone needs neither connector nor tower.
-        self.every_weight = not any(name.startswith(("connector.", "tower.")) for name in learnt)
+        spoken = {id(weight) for part in (chat.language_model, chat.head) for weight in part.parameters()}
+        self.every_weight = all(id(weight) in spoken for weight in module.parameters() if weight.requires_grad)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One rate, the connector's own where it has one; no decay on biases and norms."""
         spec = self.config.train
         rates = {False: spec.learning_rate, True: spec.connector_rate or spec.learning_rate}
+        chat = self.built.loaded.chat
+        own = {} if chat.connector is None else {"connector_prefix": folders.prefix(chat.module, chat.connector)}
         return [
             {
                 "params": group.parameters,
@@ -140,7 +143,7 @@ class ChatLearner:
                 "peak": rates[group.connector],
                 "weight_decay": spec.weight_decay * group.decays,
             }
-            for group in groups(self.built.loaded.chat.module, separate_connector=True)
+            for group in groups(chat.module, separate_connector=True, **own)
         ]
 
     def kept(self, name: str) -> bool:
@@ -201,12 +204,11 @@ def build(context: WorkerContext, config: FinetuneConfig) -> Built:
                 *(config.model.max_tokens, cut.tokens, cut.samples, name, len(cut.dropped)),
                 f", e.g. {cut.dropped[0]}" if cut.dropped else "",
             )
+    answered = {"dev": bool(config.train.dev_samples), "test": True}  # what is not answered need hold no events
     gold = {
-        name: [_gold(sample.conversation, files[name] or spec.train) for sample in encoded[name]]
-        for name in ("dev", "test")
+        name: [videollama2.sample(sample.conversation, files[name] or spec.train) for sample in encoded[name] if asked]
+        for name, asked in answered.items()
     }
-    if not config.train.dev_samples:
-        gold["dev"] = []
     return Built(loaded, encoded["train"], encoded["dev"], gold["dev"], encoded["test"], gold["test"], refused)
 
 
@@ -281,10 +283,6 @@ def origin(config: FinetuneConfig) -> dict[str, str]:
     spec = config.data
     paths = {"train": spec.train, "dev": spec.dev, "test": spec.test}
     return {f"sha256.data.{name}": of_file(path) for name, path in paths.items() if path is not None}
-
-
-def _gold(conversation: Conversation, file: Path) -> GenerativeSample:
-    return videollama2.sample(conversation, file)
 
 
 def _largest(context: WorkerContext, count: int) -> int:
