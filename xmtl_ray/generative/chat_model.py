@@ -39,6 +39,10 @@ class ChatModel(Protocol):
     def head(self) -> nn.Linear:
         """From hidden states to logits."""
 
+    @property
+    def connector(self) -> nn.Module | None:
+        """From the tower's features to the language model's; None where that is not known."""
+
     def encode(self, conversation: Conversation) -> Sample:
         """Token ids of a conversation. Reads no medium."""
 
@@ -54,5 +58,5 @@ class ChatModel(Protocol):
     def save_whole(self, folder: Path, state: dict[str, Tensor]) -> None:
         """Write a checkpoint of all weights that can be loaded by itself."""
 
-    def own_name(self, public: str) -> str | None:
-        """The name that a weight of a written checkpoint has in ``module``; None for what is no weight."""
+    def read_whole(self, folder: Path) -> dict[str, Tensor]:
+        """The weights of such a checkpoint by their names in ``module``."""

@@ -6,12 +6,13 @@ What training leaves is one of the two, with the tokenizer and the config that i
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from xmtl_ray.config import load as config_files
@@ -24,8 +25,11 @@ from xmtl_ray.generative.chat_model import ChatModel
 from xmtl_ray.generative.videollama2 import VideoLLaMA2Chat
 from xmtl_ray.models import checkpoint_files, qlora
 from xmtl_ray.models.chat import ChatError
+from xmtl_ray.models.connector import Connector
 from xmtl_ray.models.qlora import Base
 from xmtl_ray.models.videollama2 import VideoLLaMA2, read_checkpoint
+
+log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "config.yaml", "trained.safetensors"
 
@@ -60,11 +64,14 @@ def create(config: FinetuneConfig, conversations: Sequence[Conversation], dtype:
     module.requires_grad_(False)
     if spec.method == "full":
         language.requires_grad_(True)
+        loaded.chat.head.requires_grad_(True)
     else:
         qlora.add_adapters(language, spec.r, spec.alpha, spec.dropout, spec.targets)
-    connector = getattr(module, "connector", None)
+    connector = loaded.chat.connector
     if connector is not None and config.model.train_connector:
         connector.requires_grad_(True)
+    elif config.model.train_connector:
+        log.warning("model.train_connector: has no effect, the connector of %s is not known", type(module).__name__)
     if config.model.train_tower:
         module.tower.thaw()
     for parameter in module.parameters():
@@ -72,7 +79,7 @@ def create(config: FinetuneConfig, conversations: Sequence[Conversation], dtype:
             parameter.data = parameter.data.float()  # steps of the optimizer are lost in 16 bits
     if config.model.gradient_checkpointing:
         language.activation_checkpointing_enable()
-        if connector is not None:
+        if isinstance(connector, Connector):
             connector.checkpoint_activations()
     return loaded
 
@@ -91,12 +98,7 @@ def read_state(folder: Path, loaded: Loaded) -> dict[str, Tensor]:
     """The weights that :func:`save` wrote, by the module's names."""
     if loaded.base is not None:
         return qlora.read_adapter(folder, _prefix(loaded.chat))
-    return {
-        name: tensor
-        for file in checkpoint_files.files(folder)
-        for public, tensor in checkpoint_files.tensors(file)
-        if (name := loaded.chat.own_name(public)) is not None
-    }
+    return loaded.chat.read_whole(folder)
 
 
 def load(
@@ -185,7 +187,13 @@ def _base(
     spec, data = config.model, config.data
     media = media or data.media
     if spec.family == "hf_vlm":
-        return hf_vlm.load(Path(spec.path), media, _quantization(config, dtype), dtype, device)
+        folder = Path(spec.path)
+        quantization = None
+        if config.adapter.bits < 16:
+            quantization = _quantization(config, dtype, hf_vlm.outside_decoder(folder))
+        chat = hf_vlm.load(folder, media, quantization, dtype, device)
+        chat.language_model.set_attn_implementation(spec.attention)
+        return chat
     if spec.path == "built":
         tokenizer: PreTrainedTokenizerBase = built.learn_tokenizer(conversations, spec.built.vocabulary, spec.family)
         model = built.make_model(spec.built, spec.family, tokenizer, config.train.seed)
@@ -234,13 +242,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def prefix(module: nn.Module, part: nn.Module) -> str:
+    """What the names of ``part``'s weights begin with in ``module``."""
+    return next(f"{name}." for name, found in module.named_modules() if found is part)
+
+
 def _prefix(chat: ChatModel) -> str:
-    """Of the names of the language model's weights in the whole module."""
-    return next(f"{name}." for name, part in chat.module.named_modules() if part is chat.language_model)
+    return prefix(chat.module, chat.language_model)
 
 
-def _quantization(config: FinetuneConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    return qlora.quantization(config.adapter.bits, dtype, config.adapter.double_quantization)
+def _quantization(
+    config: FinetuneConfig, dtype: torch.dtype, skip: Sequence[str] = ("lm_head",)
+) -> BitsAndBytesConfig | None:
+    return qlora.quantization(config.adapter.bits, dtype, config.adapter.double_quantization, skip)
 
 
 def _pinned(config: FinetuneConfig) -> Base | None:

@@ -1,32 +1,54 @@
 """Any image-text-to-text model of transformers that has a chat template, as a chat model: Video-LLaVA and the like.
 
-Their processors decide on prompts, pixels and how many places a medium takes; ours is what is learnt from. The
-surprising fact: a processor puts a medium's places in when it sees the medium, so labels are aligned from the end of a
-row, where only text stands.
+Their processors decide on prompts, pixels and how many places a medium takes; what is learnt from is ours to decide.
+Two surprising facts: a processor makes a medium's places when it sees the medium, so labels are laid from the end of a
+row, where only text stands; and some templates (LLaVA's) end no answer, so that a model tuned by them would never stop:
+there the end token is put after each answer.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import torch
 from PIL import Image as Picture
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from xmtl_ray.data import images
 from xmtl_ray.data.frames import read_frames
-from xmtl_ray.events.records import Conversation
+from xmtl_ray.events.records import Conversation, DataError, Media
 from xmtl_ray.generative.samples import Sample
-from xmtl_ray.models.chat import ChatError
+from xmtl_ray.models import checkpoint_files
+from xmtl_ray.models.chat import ChatError, pad_id
 from xmtl_ray.models.splice import IGNORED, Row
+
+log = logging.getLogger(__name__)
 
 FRAMES = 8
 """Taken of a video, as Video-LLaVA was trained."""
+
+CONNECTORS = ("multi_modal_projector", "connector", "merger", "aligner", "embed_vision")
+"""Last names that transformers gives what leads from a tower to the language model."""
+
+_SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+"""Settings of models that do more to a hidden state than their head does."""
+_SIZES = ((336, 336), (672, 448))
+"""Two pictures that take the same number of places where a model makes all pictures alike."""
 
 
 @dataclass(frozen=True)
@@ -47,144 +69,301 @@ class HfVlm:
 
     Args:
         model: with a language model and an output head.
-        processor: with a chat template.
+        processor: with a chat template that takes content as lists.
         media: folder that the conversations' media lie below.
+
+    Raises ChatError where the template or the tokenizer is not fit.
     """
 
     def __init__(self, model: PreTrainedModel, processor: Any, media: Path) -> None:
         self.module, self.processor, self.media = model, processor, media
         self.tokenizer = processor.tokenizer
-        self._places: dict[str, int] = {}
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(pad_id(self.tokenizer))
+        self._end = _end_of_answers(self)
+        self._kinds = _kinds(self)
+        self._places: dict[tuple[str, tuple[int, int]], int] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     @property
     def language_model(self) -> nn.Module:
         """Its decoder: towers have layers of the same names, and get no adapters."""
-        return self.module.model.get_decoder()
+        return self.module.get_decoder()
 
     @property
     def head(self) -> nn.Linear:
         """See :class:`ChatModel`."""
         return self.module.get_output_embeddings()
 
+    @property
+    def connector(self) -> nn.Module | None:
+        """See :class:`ChatModel`."""
+        named = ((name.rpartition(".")[2], part) for name, part in self.module.named_modules())
+        return next((part for name, part in named if name in CONNECTORS), None)
+
     def encode(self, conversation: Conversation) -> Sample:
-        """See :class:`ChatModel`. The length is an estimate where a medium's places depend on its size."""
-        said = _messages(conversation)
+        """See :class:`ChatModel`. Of media that take places by their size the size is read."""
+        medium = conversation.media
+        self._check(conversation)
+        said = self._messages(conversation)
         ids = self._ids(said, generation=False)
         labels, done = list(ids), 0
         for place, message in enumerate(said):
             if message["role"] != "assistant":
                 continue
-            asked = len(self._ids(said[:place], generation=True))
-            labels[done:asked] = [IGNORED] * (asked - done)
+            asked = self._ids(said[:place], generation=True)
+            if ids[: len(asked)] != asked:
+                raise ChatError(
+                    f"chat template: record {conversation.id!r}: found a prompt that is not the beginning of the "
+                    "conversation, expected it to be, in tokens"
+                )
+            labels[done : len(asked)] = [IGNORED] * (len(asked) - done)
             done = len(self._ids(said[: place + 1], generation=False))
         labels[0] = IGNORED
-        places = 0 if conversation.media is None else self._visual_places(conversation.media.kind)
+        places = 0 if medium is None else self._visual_places(medium)
         return Sample(conversation, Row(ids, labels), tuple(self._ids(said[:1], generation=True)), len(ids) + places)
 
     def collate(self, samples: Sequence[Sample], generation: bool = False) -> ProcessorBatch:
         """See :class:`ChatModel`."""
-        texts = []
-        media: dict[str, list[Any]] = {"images": [], "videos": []}
+        texts, pictures, videos = [], list[list[Picture.Image]](), list[np.ndarray]()
         for sample in samples:
-            said = _messages(sample.conversation)
+            said = self._messages(sample.conversation)
             texts.append(self._text(said[:1] if generation else said, generation=generation))
+            pictures.append([])
             if (medium := sample.conversation.media) is None:
                 continue
             path = self.media / medium.path
             if medium.kind == "image":
-                media["images"].append(images.read(path, root=self.media))
+                pictures[-1].append(images.read(path, root=self.media))
             else:
-                frames = read_frames(path, FRAMES, root=self.media)
-                media["videos"].append(np.stack([np.asarray(frame) for frame in frames]))
-        inputs = self._process(texts, media, left=generation)
-        shape = inputs["input_ids"].shape
-        labels = torch.full(shape, IGNORED)
+                videos.append(_stacked(read_frames(path, FRAMES, root=self.media)))
+        inputs = self._process(texts, pictures, videos, left=generation)
+        labels = torch.full(inputs["input_ids"].shape, IGNORED)
         for number, sample in enumerate(samples if not generation else ()):
-            end = int(inputs["attention_mask"][number].sum())
-            learnt = _tail(sample.row.labels)
-            labels[number, end - len(learnt) : end] = torch.tensor(learnt)
+            first = len(sample.asked)  # media stand before it
+            wanted, end = torch.tensor(sample.row.ids[first:]), int(inputs["attention_mask"][number].sum())
+            place = slice(end - len(wanted), end)
+            if not torch.equal(inputs["input_ids"][number, place], wanted):
+                raise ChatError(
+                    f"processor: record {sample.conversation.id!r}: found other tokens after a medium than without it"
+                )
+            labels[number, place] = torch.tensor(sample.row.labels[first:])
         return ProcessorBatch(inputs, labels)
 
     def hidden(self, batch: ProcessorBatch) -> Tensor:
         """See :class:`ChatModel`."""
-        return self.module.model(**batch.inputs, use_cache=False).last_hidden_state
+        return self.module.base_model(**self._typed(batch), use_cache=False).last_hidden_state
 
     def generate(self, batch: ProcessorBatch, **settings: Any) -> Tensor:
         """See :class:`ChatModel`."""
-        whole = self.module.generate(**batch.inputs, **settings)
+        whole = self.module.generate(**self._typed(batch), **settings)
         return whole[:, batch.inputs["input_ids"].shape[1] :]
 
     def save_whole(self, folder: Path, state: dict[str, Tensor]) -> None:
         """See :class:`ChatModel`."""
-        self.module.save_pretrained(folder, state_dict=state)
+        self.module.save_pretrained(folder, state_dict=state, save_original_format=False)
         self.processor.save_pretrained(folder)
 
-    def own_name(self, public: str) -> str | None:
+    def read_whole(self, folder: Path) -> dict[str, Tensor]:
         """See :class:`ChatModel`."""
-        return public
+        state = {
+            name: value for file in checkpoint_files.files(folder) for name, value in checkpoint_files.tensors(file)
+        }
+        tied: Mapping[str, str] = self.module.all_tied_weights_keys
+        return state | {name: state[source] for name, source in tied.items() if source in state}
+
+    def _check(self, conversation: Conversation) -> None:
+        """Raises DataError for a medium that the model has no sense for and for the processor's signs in the text."""
+        medium = conversation.media
+        if medium is not None and medium.kind not in self._kinds:
+            senses = " or ".join(["a text", *sorted(self._kinds)])
+            expected = f"{senses}: {type(self.module).__name__} takes nothing else"
+            raise DataError(self.media / medium.path, conversation.id, "media", medium.kind, expected)
+        for name in ("image_token", "video_token"):
+            sign = getattr(self.processor, name, None)
+            if sign and any(sign in text for turn in conversation.turns for text in (turn.prompt, turn.answer)):
+                raise DataError(
+                    self.media, conversation.id, "conversations", sign, "text without the model's own signs"
+                )
+
+    def _messages(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """Turns as processors take them; a last answer that is empty is left out."""
+        said: list[dict[str, Any]] = []
+        for number, turn in enumerate(conversation.turns):
+            kind = conversation.media.kind if conversation.media is not None and not number else None
+            said.append(_user(turn.prompt, kind))
+            if turn.answer or number < len(conversation.turns) - 1:
+                said.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer + self._end}]})
+        return said
 
     def _text(self, said: Sequence[dict[str, Any]], *, generation: bool) -> str:
-        return self.processor.apply_chat_template(list(said), tokenize=False, add_generation_prompt=generation)
+        text = written(self.processor, said, generation=generation)
+        # What such a template puts between turns stands after the end token, where no answer goes on.
+        return text.rstrip() if self._end and not generation else text
 
     def _ids(self, said: Sequence[dict[str, Any]], *, generation: bool) -> list[int]:
         text = self._text(said, generation=generation)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=self._begins(text))["input_ids"])
 
-    def _process(self, texts: list[str], media: Mapping[str, list[Any]], left: bool) -> dict[str, Tensor]:
-        self.tokenizer.padding_side = "left" if left else "right"
-        given = {name: items for name, items in media.items() if items}
-        found = self.processor(text=texts, padding=True, return_tensors="pt", add_special_tokens=False, **given)
+    def _begins(self, text: str) -> bool:
+        """Whether the tokenizer is to put the first token there: the template has not."""
+        return not (self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token))
+
+    def _process(
+        self, texts: list[str], pictures: list[list[Picture.Image]], videos: list[np.ndarray], left: bool
+    ) -> dict[str, Tensor]:
+        given: dict[str, Any] = {"images": pictures} if any(pictures) else {}
+        if videos:
+            given |= {"videos": videos, "do_sample_frames": False}
+        found = self.processor(
+            text=texts,
+            padding=True,
+            padding_side="left" if left else "right",
+            return_tensors="pt",
+            add_special_tokens=self._begins(texts[0]),
+            **given,
+        )
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
-    def _visual_places(self, kind: str) -> int:
-        """How many places a medium of usual size adds, measured once."""
-        if kind not in self._places:
-            blank = Picture.new("RGB", (336, 336))
-            media = {"images": [blank]} if kind == "image" else {"videos": [np.stack([np.asarray(blank)] * FRAMES)]}
-            said = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": "x"}]}]
-            text = self._text(said, generation=False)
-            whole = self._process([text], media, left=False)["input_ids"].shape[1]
-            self._places[kind] = whole - len(self._ids(said, generation=False))
-        return self._places[kind]
+    def _typed(self, batch: ProcessorBatch) -> dict[str, Tensor]:
+        dtype = self.module.dtype
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.inputs.items()}
+
+    def _visual_places(self, medium: Media) -> int:
+        """How many places a medium adds to its sign."""
+        usual, other = (self._measured(medium.kind, size) for size in _SIZES)
+        return usual if usual == other else self._measured(medium.kind, self._size(medium))
+
+    def _size(self, medium: Media) -> tuple[int, int]:
+        """Width and height, from the file."""
+        if medium.path not in self._sizes:
+            path = self.media / medium.path
+            if medium.kind == "image":
+                facts = images.probe(path, root=self.media)
+                self._sizes[medium.path] = facts.width, facts.height
+            else:
+                self._sizes[medium.path] = read_frames(path, 1, root=self.media)[0].size
+        return self._sizes[medium.path]
+
+    def _measured(self, kind: str, size: tuple[int, int]) -> int:
+        if (kind, size) not in self._places:
+            blank = Picture.new("RGB", size)
+            pictures, videos = ([[blank]], []) if kind == "image" else ([[]], [_stacked([blank] * FRAMES)])
+            said = [_user("x", kind)]
+            text = self._text(said, generation=True)
+            whole = self._process([text], pictures, videos, left=False)["input_ids"].shape[1]
+            self._places[kind, size] = whole - len(self._ids(said, generation=True))
+        return self._places[kind, size]
 
 
 def load(
     folder: Path, media: Path, quantization: BitsAndBytesConfig | None, dtype: torch.dtype, device: torch.device | None
 ) -> HfVlm:
-    """The model in ``folder``. Raises ValueError (ChatError where it has no chat template)."""
+    """The model in ``folder``. Raises ValueError (ChatError where it has no chat template that is fit)."""
     if not folder.is_dir():
         raise ValueError(f"model.path: found {folder}, expected a folder of an image-text-to-text model")
-    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    checkpoint_files.check(folder)
     try:
-        processor = AutoProcessor.from_pretrained(folder, **common)
-        model = AutoModelForImageTextToText.from_pretrained(
+        processor = AutoProcessor.from_pretrained(folder, **_SAFE)
+        model, found = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=dtype,
             quantization_config=quantization,
             device_map=None if quantization is None else {"": device or torch.device("cpu")},
-            **common,
+            output_loading_info=True,
+            **_SAFE,
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: no image-text-to-text model: {str(error).strip().splitlines()[0]}") from None
-    if not getattr(processor, "chat_template", None):
+    if absent := sorted(found["missing_keys"]):  # transformers would go on with random ones
+        raise ValueError(f"{folder}: weights do not fit its config.json: no {absent[0]}, of {len(absent)} such")
+    if not isinstance(processor, ProcessorMixin) or not getattr(processor, "chat_template", None):
         raise ChatError(f"{folder}: its processor has no chat template, expected chat_template.jinja or the like")
-    return HfVlm(model, processor, media)
+    _check_head(folder, model)
+    try:
+        return HfVlm(model, processor, media)
+    except ChatError as error:
+        raise ChatError(f"{folder}: {error}") from None
 
 
-def _messages(conversation: Conversation) -> list[dict[str, Any]]:
-    """Turns as processors take them; a last answer that is empty is left out."""
-    said: list[dict[str, Any]] = []
-    for number, turn in enumerate(conversation.turns):
-        content: list[dict[str, str]] = [{"type": "text", "text": turn.prompt}]
-        if not number and conversation.media is not None:
-            content.insert(0, {"type": conversation.media.kind})
-        said.append({"role": "user", "content": content})
-        if turn.answer or number < len(conversation.turns) - 1:
-            said.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
-    return said
+def outside_decoder(folder: Path) -> list[str]:
+    """Names of the parts of the model in ``folder`` that are not its language model, without reading weights.
+
+    Raises ValueError.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, **_SAFE)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: no image-text-to-text model: {str(error).strip().splitlines()[0]}") from None
+    names = {part: name for name, part in model.named_modules()}
+    within = names[model.get_decoder()].split(".")
+    levels = [".".join(within[:depth]) for depth in range(len(within))]
+    return [
+        f"{level}.{name}".removeprefix(".")
+        for depth, level in enumerate(levels)
+        for name, _ in model.get_submodule(level).named_children()
+        if name != within[depth]
+    ]
 
 
-def _tail(labels: Sequence[int]) -> list[int]:
-    """Labels from the first that is learnt on: media stand before it."""
-    first = next((place for place, label in enumerate(labels) if label != IGNORED), len(labels))
-    return list(labels[first:])
+def written(processor: Any, said: Sequence[dict[str, Any]], *, generation: bool) -> str:
+    """The conversation as the processor's template writes it. Raises ChatError where it refuses."""
+    try:
+        return processor.apply_chat_template(list(said), tokenize=False, add_generation_prompt=generation)
+    except (jinja2.exceptions.TemplateError, ValueError, TypeError) as error:
+        roles = ", ".join(message["role"] for message in said)
+        raise ChatError(
+            f"chat template: found {str(error).splitlines()[0]!r}, expected it to take {roles} with content as a list"
+        ) from None
+
+
+def _user(text: str, kind: str | None = None) -> dict[str, Any]:
+    medium = [] if kind is None else [{"type": kind}]
+    return {"role": "user", "content": [*medium, {"type": "text", "text": text}]}
+
+
+def _stacked(frames: Sequence[Picture.Image]) -> np.ndarray:
+    """uint8 [T, H, W, 3]."""
+    return np.stack([np.asarray(frame) for frame in frames])
+
+
+def _end_of_answers(chat: HfVlm) -> str:
+    """The end token where the template does not write it itself. Raises ChatError."""
+    tokenizer, answer = chat.tokenizer, "4711"
+    if tokenizer.eos_token is None:
+        raise ChatError("tokenizer: found no end token, expected one that ends answers")
+    if tokenizer("x")["input_ids"][-1] != tokenizer("x", add_special_tokens=False)["input_ids"][-1]:
+        raise ChatError("tokenizer: found a token put behind each text, expected none: prompts go on")
+    said = [_user("x"), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    text = written(chat.processor, said, generation=False)
+    before, found, after = text.rpartition(answer)
+    if not found or "'type'" in before:
+        raise ChatError(f"chat template: found {text!r}, expected what was said, given as lists of content")
+    return "" if tokenizer.eos_token in after else tokenizer.eos_token
+
+
+def _kinds(chat: HfVlm) -> set[str]:
+    """Media that processor and template know."""
+    parts = {kind: getattr(chat.processor, f"{kind}_processor", None) for kind in ("image", "video")}
+    bare = written(chat.processor, [_user("x")], generation=True)
+    kinds = {
+        kind
+        for kind, part in parts.items()
+        if part is not None and written(chat.processor, [_user("x", kind)], generation=True) != bare
+    }
+    if kinds == set(parts):
+        names = [set(part.model_input_names) for part in parts.values()]
+        if names[0] & names[1]:  # one would stand in the other's place where a batch has both
+            kinds.remove("video")
+    return kinds
+
+
+def _check_head(folder: Path, model: PreTrainedModel) -> None:
+    """Raises ValueError for a model whose logits are not its head's product with the last hidden states."""
+    head, settings = model.get_output_embeddings(), model.config.get_text_config()
+    changed = [name for name in _CHANGED_LOGITS if getattr(settings, name, None) not in (None, 1, 1.0)]
+    if not isinstance(head, nn.Linear) or head.bias is not None or changed or model.base_model is model:
+        found = ", ".join(changed) or "another output head"
+        raise ValueError(f"{folder}: {type(model).__name__}: found {found}, expected logits by one matrix alone")

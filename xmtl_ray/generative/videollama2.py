@@ -18,7 +18,7 @@ from xmtl_ray.data.pixels import Preprocess, load_media
 from xmtl_ray.data.tower_features import TowerFeatures
 from xmtl_ray.events.records import Conversation
 from xmtl_ray.generative.samples import Sample
-from xmtl_ray.models import chat, splice
+from xmtl_ray.models import chat, checkpoint_files, splice
 from xmtl_ray.models.splice import Layout, Row
 from xmtl_ray.models.videollama2 import VideoLLaMA2, own_name
 
@@ -97,6 +97,11 @@ class VideoLLaMA2Chat:
         """The language model's."""
         return self.module.head
 
+    @property
+    def connector(self) -> nn.Module:
+        """See :class:`ChatModel`."""
+        return self.module.connector
+
     def encode(self, conversation: Conversation) -> Sample:
         """See :class:`ChatModel`. The prompt is the same in training and answering, system message included."""
         kind = None if conversation.media is None else conversation.media.kind
@@ -137,9 +142,14 @@ class VideoLLaMA2Chat:
         self.module.save_pretrained(folder, state)
         self.tokenizer.save_pretrained(folder)
 
-    def own_name(self, public: str) -> str | None:
+    def read_whole(self, folder: Path) -> dict[str, Tensor]:
         """See :class:`ChatModel`."""
-        return own_name(public)
+        return {
+            name: tensor
+            for file in checkpoint_files.files(folder)
+            for public, tensor in checkpoint_files.tensors(file)
+            if (name := own_name(public)) is not None
+        }
 
     def _read(self, sample: Sample) -> Medium:
         medium = sample.conversation.media
