@@ -189,3 +189,29 @@ def test_files_may_say_which_answers_are_cut(tmp_path):
     path.write_text('{"id": "a", "output": "", "cut": 1}')
     with pytest.raises(DataError, match="record 0: cut: found 1"):
         read_cut(path)
+
+
+def test_the_command_sets_ours_beside_the_published(files, tmp_path):
+    """A table with the note on the data, the same in JSON, and a page; an unknown model or claim is told."""
+    done = CliRunner().invoke(app, [*files, "--beside", "videollama2", "--html", str(tmp_path / "page.html")])
+    assert done.exit_code == 0, done.output
+    assert "overall │ 0.00 │ 0.00 │     28.40 │     23.89 │      65.28 │      60.54" in done.stdout
+    assert "The data are not the same" in done.stdout
+    assert "VideoLLaMA2.1" not in (tmp_path / "page.html").read_text()
+    done = CliRunner().invoke(app, [*files, "--beside", "videollama21", "--json"])
+    compared = json.loads(done.stdout)["beside"]
+    assert compared["note"].startswith("The data are not the same") and compared["model"] == "videollama21"
+    assert compared["rows"][1]["published"]["fine-tuned"] == {"trigger": 78.54, "argument": 56.77}
+    for asked, message in (("--beside=x", "published figures: found 'x'"), ("--same-data", "same data: found samples")):
+        done = CliRunner().invoke(app, [*files, asked])
+        assert done.exit_code == 2 and message in done.stderr
+
+
+def test_the_command_reads_reasoned_and_cut_answers(files, tmp_path):
+    """States and rates of answers that reason first or were cut."""
+    lines = [{"id": "a", "output": f"So.\n{dumps([BUY])}", "cut": False}, {"id": "b", "output": "So", "cut": True}]
+    (tmp_path / "pred.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = CliRunner().invoke(app, [*files, "--reasoned"])
+    assert "2 samples: 0 ok, 1 reasoned, 0 repaired, 1 malformed; cut by a limit on tokens: 50.0 %" in " ".join(
+        done.stdout.split()
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,7 @@ from xmtl_ray.cli.console import console, user_errors
 
 if TYPE_CHECKING:
     from xmtl_ray.evaluation.generative import Report
+    from xmtl_ray.evaluation.published import Row
     from xmtl_ray.evaluation.summary import Summary
     from xmtl_ray.events.predictions import Predictions
     from xmtl_ray.events.records import DataError
@@ -156,6 +159,16 @@ def evaluate_generative(
     gold: Annotated[Path, typer.Option(help="Samples with their events (JSON lines)")],
     pred: Annotated[Path, typer.Option(help="Answers, {id, output} each (JSON lines)")],
     examples: Annotated[int, typer.Option(min=0, help="Examples shown of each kind of error")] = 3,
+    reasoned: Annotated[
+        bool, typer.Option("--reasoned", help="Answers were to reason before the JSON; that counts apart from repairs")
+    ] = False,
+    beside: Annotated[
+        str | None, typer.Option(help="Paper B's figures of videollama2 or videollama21, beside these")
+    ] = None,
+    same_data: Annotated[
+        bool, typer.Option("--same-data", help="The samples are the paper's own: 80 in each of four languages")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with all of it, examples in full")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
 ) -> None:
     """Score a language model's answers: trigger and argument accuracy by language, and what went wrong.
@@ -163,15 +176,27 @@ def evaluate_generative(
     A sample without an answer counts as a malformed one.
     """
     with user_errors():
-        from xmtl_ray.evaluation.generative import report
-        from xmtl_ray.events.answers import read_answers, read_samples
+        from xmtl_ray.evaluation import published
+        from xmtl_ray.evaluation.generative import score, summary
+        from xmtl_ray.events.answers import read_answers, read_cut, read_samples
 
         samples = read_samples(gold)
-        found = report(samples, read_answers(pred, samples), examples)
+        scored = score(samples, read_answers(pred, samples), reasoned)
+        found = summary(scored, examples, reason=reasoned, cut=read_cut(pred))
+        note = published.data_note(found, same_data)
+        rows = None if beside is None else published.beside(found, beside)
+        if html is not None:
+            from xmtl_ray.report import generative_page
+
+            models = tuple(published.published()) if beside is None else (beside,)
+            generative_page.write_page(html, pred.stem, scored, found, models, same_data=same_data, shown=examples)
         if as_json:
-            typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
-        else:
-            print_answers(found)
+            compared = {} if rows is None else {"beside": {"model": beside, "note": note, "rows": [*map(asdict, rows)]}}
+            typer.echo(json.dumps({**found, **compared}, indent=1, ensure_ascii=False))
+            return
+        print_answers(found)
+        if rows is not None:
+            _print_beside(rows, str(beside), note)
 
 
 def print_answers(found: Report) -> None:
@@ -196,7 +221,9 @@ def print_answers(found: Report) -> None:
     console.print(table)
     states = ", ".join(f"{count} {state}" for state, count in found["states"].items())
     missing = f" (of them without an answer: {found['missing']})" if found["missing"] else ""
-    console.print(f"{found['samples']} samples: {states}{missing}")
+    cut = found["rates"]["all"].get("cut")
+    stopped = "" if cut is None else f"; cut by a limit on tokens: {_percent(cut)} %"
+    console.print(f"{found['samples']} samples: {states}{missing}{stopped}")
     if not found["categories"]:
         return
     languages = found["errors"]["by_language"]
@@ -217,5 +244,22 @@ def print_answers(found: Report) -> None:
             console.print(f"[bold]{kind}[/] {escape(plain)}")
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def _print_beside(rows: Sequence[Row], model: str, note: str) -> None:
+    """Own accuracies beside the published ones; the note on the data always stands with them."""
+    from xmtl_ray.evaluation.published import SETTINGS
+
+    table = Table(title=f"Beside {model} as published, accuracy, %", title_justify="left", caption_justify="left")
+    table.add_column("")
+    for setting in ("own", *SETTINGS):
+        for side in ("Tr", "Arg"):
+            table.add_column(f"{setting}\n{side}", justify="right", style="bold" if setting == "own" else "")
+    for row in rows:
+        pairs = [row.own, *(row.published.get(setting) for setting in SETTINGS)]
+        cells = [value for pair in pairs for value in ((None, None) if pair is None else (pair.trigger, pair.argument))]
+        table.add_row(row.language, *(_percent(cell, 2) for cell in cells), end_section=row is rows[-2])
+    console.print(table)
+    console.print(note)
+
+
+def _percent(value: float | None, decimals: int = 1) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}"
