@@ -69,7 +69,8 @@ class Mllm(Section):
 
     family: Family = "videollama2"
     """videollama2: CLIP, stc_connector, Mistral. videollama21: SigLIP, stc_connector_v35, Qwen2. hf_vlm: any
-    image-text-to-text model of transformers that has a chat template, e.g. Video-LLaVA."""
+    image-text-to-text model of transformers that has a chat template, e.g. Video-LLaVA; its own processor decides on
+    prompts and pixels, and its sequences are not packed."""
     path: str = "DAMO-NLP-SG/VideoLLaMA2-7B-16F"
     """Folder of a checkpoint in the public layout, with its tokenizer; or `built`: made from `built`."""
     built: BuiltLanguage = BuiltLanguage()
@@ -230,6 +231,11 @@ class FinetuneConfig(Run):
             raise ValueError("model.train_tower: only a built model's tower learns, and without data.features")
         if self.model.family == "hf_vlm" and self.data.features is not None:
             raise ValueError("data.features: found a folder, expected null: features of hf_vlm models are not kept")
+        if self.model.family == "hf_vlm" and self.engine.zero_stage == 3:
+            raise ValueError(
+                "engine.zero_stage: found 3, expected at most 2 with model.family=hf_vlm: a worker whose batch has no "
+                "medium would not run the tower that ZeRO-3 gathers on all workers at once"
+            )
         if self.engine.zero_stage == 3 and self.data.features is not None:
             raise ValueError(
                 "data.features: found a folder, expected null with engine.zero_stage=3: a worker that finds its "

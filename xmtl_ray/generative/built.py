@@ -70,6 +70,9 @@ def make_model(built: BuiltLanguage, family: Family, tokenizer: PreTrainedTokeni
     embeddings = model.tower.vision_tower.embeddings.position_embedding.weight.data
     grid = _grid(built.image_px // built.patch_px, built.vision_width)
     embeddings[-len(grid) :] = grid  # CLIP's first is its class token's
+    # Not tied, but alike to begin with: to copy a word is then near to leaving it as it is.
+    language = model.language_model
+    language.lm_head.weight.data.copy_(language.get_input_embeddings().weight.data)
     return model
 
 

@@ -22,6 +22,7 @@ from xmtl_ray.data.tower_features import TowerFeatures
 from xmtl_ray.events.records import Conversation
 from xmtl_ray.generative import built, hf_vlm
 from xmtl_ray.generative.chat_model import ChatModel
+from xmtl_ray.generative.prompting import Schema
 from xmtl_ray.generative.videollama2 import VideoLLaMA2Chat
 from xmtl_ray.models import checkpoint_files, qlora
 from xmtl_ray.models.chat import ChatError
@@ -31,7 +32,7 @@ from xmtl_ray.models.videollama2 import VideoLLaMA2, read_checkpoint
 
 log = logging.getLogger(__name__)
 
-CONFIG, WEIGHTS = "config.yaml", "trained.safetensors"
+CONFIG, SCHEMA = "config.yaml", "schema.json"
 
 
 class FolderError(ValueError):
@@ -46,19 +47,22 @@ class Loaded:
     config: FinetuneConfig
     base: Base | None
     """What adapters are pinned to; None where all weights are its own."""
+    schema: Schema
+    """Event type → roles, of the data that it was trained on; empty where that is not known."""
 
 
-def create(config: FinetuneConfig, conversations: Sequence[Conversation], dtype: torch.dtype) -> Loaded:
+def create(config: FinetuneConfig, conversations: Sequence[Conversation], dtype: torch.dtype, schema: Schema) -> Loaded:
     """A model to train: the base with untrained adapters, or with all its weights learning.
 
     Args:
         config: of the run.
         conversations: that a built model's tokenizer is learnt from.
         dtype: of weights that are not learnt, and of products.
+        schema: of the training data, which is kept with the model.
 
     Raises ValueError for whatever the user gave us wrong.
     """
-    loaded = Loaded(_base(config, dtype, conversations), config, _pinned(config))
+    loaded = Loaded(_base(config, dtype, conversations), config, _pinned(config), schema)
     module, language, spec = loaded.chat.module, loaded.chat.language_model, config.adapter
     torch.manual_seed(config.train.seed)
     module.requires_grad_(False)
@@ -91,7 +95,12 @@ def save(folder: Path, loaded: Loaded, state: Mapping[str, Tensor]) -> None:
     else:
         qlora.save_adapter(folder, loaded.chat.language_model, state, loaded.base, _prefix(loaded.chat))
         loaded.chat.tokenizer.save_pretrained(folder)
+    _describe(folder, loaded)
+
+
+def _describe(folder: Path, loaded: Loaded) -> None:
     (folder / CONFIG).write_text(config_files.dump(loaded.config), encoding="utf-8")
+    (folder / SCHEMA).write_text(json.dumps(dict(loaded.schema), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_state(folder: Path, loaded: Loaded) -> dict[str, Tensor]:
@@ -138,7 +147,8 @@ def load(
         chat = _base(config, dtype, (), device, media)
     chat.module.to(device or torch.device("cpu"))
     chat.module.eval()
-    return Loaded(chat, config, found)
+    schema = json.loads((folder / SCHEMA).read_text(encoding="utf-8")) if (folder / SCHEMA).is_file() else {}
+    return Loaded(chat, config, found, schema)
 
 
 def merge(folder: Path, out: Path, base: Path | None = None, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -151,7 +161,7 @@ def merge(folder: Path, out: Path, base: Path | None = None, dtype: torch.dtype 
     qlora.merge(loaded.chat.language_model)
     state = {name: value.to(dtype) for name, value in loaded.chat.module.state_dict().items()}
     loaded.chat.save_whole(out, state)
-    (out / CONFIG).write_text(config_files.dump(loaded.config), encoding="utf-8")
+    _describe(out, loaded)
 
 
 def saved_config(folder: Path) -> FinetuneConfig:

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch.distributed as dist
 
-from xmtl_ray.data import images, videos
+from xmtl_ray.data import frames, images
+from xmtl_ray.data.local_files import open_regular
 from xmtl_ray.events.records import Conversation, DataError, Media
 
 THREADS = 4
@@ -40,8 +41,8 @@ def readable(
     Args:
         conversations: of all splits.
         media: folder that their media lie below, and may not leave.
-        check: full decodes images and counts the frames of videos, quick reads images' headers and finds videos there,
-            none looks at nothing.
+        check: full decodes images, counts the frames of videos and decodes one, quick reads images' headers and opens
+            videos, none looks at nothing.
         most: largest share that may be left out.
         rank: of this worker.
         world_size: workers.
@@ -79,10 +80,12 @@ def _reason(medium: Media | None, root: Path, full: bool) -> str | None:
         if medium.kind == "image":
             images.probe(path, root=root, verify=full)
         elif medium.kind == "video":
-            if full and not path.is_dir():
-                videos.probe(path, root=root)
-            elif not path.exists():
-                return f"{path}: found nothing, expected a video"
+            if path.is_dir():
+                frames.read_frames(path, frames.MOST_FRAMES if full else 1, root=root)
+            elif full:
+                frames.read_frames(path, 1, root=root)
+            else:
+                open_regular(path, "video", frames.LIMITS.file_mib << 20, root).close()
         else:
             return f"{path}: found a sound, expected an image or a video: the models here do not hear"
     except DataError as error:

@@ -16,7 +16,7 @@ from xmtl_ray.data import frames as video_frames
 from xmtl_ray.data import tower_features
 from xmtl_ray.data.pixels import Preprocess, load_media
 from xmtl_ray.data.tower_features import TowerFeatures
-from xmtl_ray.events.records import Conversation
+from xmtl_ray.events.records import Conversation, DataError
 from xmtl_ray.generative.samples import Sample
 from xmtl_ray.models import chat, checkpoint_files, splice
 from xmtl_ray.models.splice import Layout, Row
@@ -104,7 +104,11 @@ class VideoLLaMA2Chat:
 
     def encode(self, conversation: Conversation) -> Sample:
         """See :class:`ChatModel`. The prompt is the same in training and answering, system message included."""
-        kind = None if conversation.media is None else conversation.media.kind
+        medium = conversation.media
+        kind = None if medium is None else medium.kind
+        if medium is not None and kind == "audio":
+            expected = "a text, image or video: VideoLLaMA2's ear is not built"
+            raise DataError(self.media / medium.path, conversation.id, "media", kind, expected)
         mark = chat.sign(kind)
         said = chat.messages(conversation.turns, kind, self.system)
         first = next(place for place, message in enumerate(said) if message["role"] == "user")
@@ -171,14 +175,15 @@ class VideoLLaMA2Chat:
         return tower_features.key(*parts, tower.select_layer, str(tower.dtype))
 
     def _seen(self, media: Sequence[Medium]) -> list[Tensor]:
-        """Features of each medium; all that the tower must see it sees in one pass."""
-        new = [one for one in media if not one.seen]
-        found = iter(self.module.features([one.tensor for one in new]) if new else [])
-        features = [one.tensor if one.seen else next(found) for one in media]
-        for one, tensor in zip(media, features, strict=True):
+        """Features of each medium; all that the tower must see it sees in one pass, and what is kept only once."""
+        names = [one.key or number for number, one in enumerate(media)]
+        new = {name: one for name, one in zip(names, media, strict=True) if not one.seen}
+        seen = self.module.features([one.tensor for one in new.values()]) if new else []
+        found = dict(zip(new, seen, strict=True))
+        for name, one in new.items():
             if one.key is not None and self.features is not None:
-                self.features.put(one.key, tensor)
-        return features
+                self.features.put(one.key, found[name])
+        return [one.tensor if one.seen else found[name] for name, one in zip(names, media, strict=True)]
 
     def _blank(self) -> Tensor:
         tower = self.module.tower

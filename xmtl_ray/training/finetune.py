@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,15 @@ from xmtl_ray.data import videollama2
 from xmtl_ray.data.fingerprint import of_file
 from xmtl_ray.data.mixture import epoch_batches, rank_share
 from xmtl_ray.evaluation import generative
-from xmtl_ray.events.records import GenerativeSample
+from xmtl_ray.events.records import Conversation, DataError, GenerativeSample
+from xmtl_ray.events.schema_prompt import schema_of
 from xmtl_ray.generative import dev, folders
 from xmtl_ray.generative.answering import Answer, answers
 from xmtl_ray.generative.media_check import Refused, readable
 from xmtl_ray.generative.objective import NextToken
+from xmtl_ray.generative.prompting import prompted
 from xmtl_ray.generative.samples import Sample, encode_all
+from xmtl_ray.inference.constrained import AnswerGrammars
 from xmtl_ray.models.parameter_groups import groups
 from xmtl_ray.multitask.examples import hold_out
 from xmtl_ray.multitask.weighting import Fixed
@@ -193,7 +197,10 @@ def build(context: WorkerContext, config: FinetuneConfig) -> Built:
     bad = {one.id for one in refused}
     read = {name: [one for one in conversations if one.id not in bad] for name, conversations in read.items()}
     dtype = torch.bfloat16 if use_bf16(config.train.precision, context.device) else torch.float32
-    loaded = folders.create(config, read["train"], dtype)
+    examples = _with_events(read["train"], spec.train)
+    schema = schema_of(examples)
+    read = {name: prompted(some, config.prompt, schema, examples, config.train.seed) for name, some in read.items()}
+    loaded = folders.create(config, read["train"], dtype, schema)
     encoded: dict[str, list[Sample]] = {}
     for name, conversations in read.items():
         encoded[name], cut = encode_all(conversations, loaded.chat.encode, config.model.max_tokens)
@@ -260,6 +267,7 @@ def answer_all(context: WorkerContext, config: FinetuneConfig, built: Built, sam
             mine,
             config.generation,
             context.device,
+            constraint_of(config, built.loaded),
             seed=config.train.seed,
             bf16=use_bf16(config.train.precision, context.device),
             together=partial(_largest, context) if sharded else None,
@@ -283,6 +291,26 @@ def origin(config: FinetuneConfig) -> dict[str, str]:
     spec = config.data
     paths = {"train": spec.train, "dev": spec.dev, "test": spec.test}
     return {f"sha256.data.{name}": of_file(path) for name, path in paths.items() if path is not None}
+
+
+def _with_events(conversations: Sequence[Conversation], file: Path) -> list[GenerativeSample]:
+    """Those whose first answer is event JSON, read; material of another kind may stand among them."""
+    found = []
+    for one in conversations:
+        with suppress(DataError):
+            found.append(videollama2.sample(one, file))
+    return found
+
+
+def constraint_of(config: FinetuneConfig, loaded: folders.Loaded) -> AnswerGrammars | None:
+    """The language that answers are held to, if any. Raises ValueError where the schema is not known."""
+    kind = config.generation.constrained
+    if kind == "none":
+        return None
+    if not loaded.schema:
+        raise ValueError(f"generation.constrained: found {kind}, but no event schema is known; set it to none")
+    chat = loaded.chat
+    return AnswerGrammars(chat.tokenizer, chat.head.out_features, loaded.schema, quoted=kind == "spans")
 
 
 def _largest(context: WorkerContext, count: int) -> int:
