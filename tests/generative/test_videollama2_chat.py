@@ -150,7 +150,7 @@ def test_prompts_of_the_vectors_tokenizers(shared, conversations, name):
     everything = [one for some in conversations.values() for one in some[:24]]
     starts_with_its_prompt(tokenizer, None, everything)
     if name == "llama_like_strict":
-        with pytest.raises(templates.ChatError, match="roles must alternate.*expected it to take system, user"):
+        with pytest.raises(templates.ChatError, match=r"roles must alternate.*expected it to take system, user"):
             starts_with_its_prompt(tokenizer, templates.SYSTEM, everything)
     else:
         starts_with_its_prompt(tokenizer, templates.SYSTEM, everything)
