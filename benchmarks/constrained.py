@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from xmtl_ray.events.ontology import m2e2
-from xmtl_ray.inference.constrained import AnswerGrammars, AnswerMask
+from xmtl_ray.generative.constrained import AnswerGrammars, AnswerMask
 
 VOCABULARY, WORDS = 152_064, 200
 """Tokens; words of a source."""

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from xmtl_ray.config import load as config_files
-from xmtl_ray.config.finetune import FinetuneConfig
+from xmtl_ray.config.finetune import FinetuneConfig, Generation
 from xmtl_ray.data.pixels import Preprocess
 from xmtl_ray.data.tower_features import TowerFeatures
 from xmtl_ray.events.records import Conversation
 from xmtl_ray.generative import built, hf_vlm
 from xmtl_ray.generative.chat_model import ChatModel
+from xmtl_ray.generative.constrained import AnswerGrammars
 from xmtl_ray.generative.prompting import Schema
 from xmtl_ray.generative.videollama2 import VideoLLaMA2Chat
 from xmtl_ray.models import checkpoint_files, qlora
@@ -162,6 +163,18 @@ def merge(folder: Path, out: Path, base: Path | None = None, dtype: torch.dtype 
     state = {name: value.to(dtype) for name, value in loaded.chat.module.state_dict().items()}
     loaded.chat.save_whole(out, state)
     _describe(out, loaded)
+
+
+def constraint(settings: Generation, loaded: Loaded) -> AnswerGrammars | None:
+    """The language that answers are held to, if any. Raises ValueError where the schema is not known."""
+    if settings.constrained == "none":
+        return None
+    if not loaded.schema:
+        raise ValueError(
+            f"generation.constrained: found {settings.constrained}, but no event schema is known; set it to none"
+        )
+    tokenizer, vocabulary = loaded.chat.tokenizer, loaded.chat.head.out_features
+    return AnswerGrammars(tokenizer, vocabulary, loaded.schema, quoted=settings.constrained == "spans")
 
 
 def saved_config(folder: Path) -> FinetuneConfig:

@@ -31,7 +31,6 @@ from xmtl_ray.generative.media_check import Refused, readable
 from xmtl_ray.generative.objective import NextToken
 from xmtl_ray.generative.prompting import prompted
 from xmtl_ray.generative.samples import Sample, encode_all
-from xmtl_ray.inference.constrained import AnswerGrammars
 from xmtl_ray.models.parameter_groups import groups
 from xmtl_ray.multitask.examples import hold_out
 from xmtl_ray.multitask.weighting import Fixed
@@ -246,7 +245,7 @@ def finish(
     found = answer_all(context, config, built, built.test)
     if context.rank != 0:
         return {}
-    _write_lines(folder / "answers.jsonl", [{"id": one.id, "output": one.text} for one in found])
+    _write_lines(folder / "answers.jsonl", [{"id": one.id, "output": one.text, "cut": one.cut} for one in found])
     scores = generative.report(built.test_gold, {one.id: one.text for one in found})
     (folder / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")
     metrics = dev.metrics(built.test_gold, {one.id: one.text for one in found}, 0.0)
@@ -267,7 +266,7 @@ def answer_all(context: WorkerContext, config: FinetuneConfig, built: Built, sam
             mine,
             config.generation,
             context.device,
-            constraint_of(config, built.loaded),
+            folders.constraint(config.generation, built.loaded),
             seed=config.train.seed,
             bf16=use_bf16(config.train.precision, context.device),
             together=partial(_largest, context) if sharded else None,
@@ -300,17 +299,6 @@ def _with_events(conversations: Sequence[Conversation], file: Path) -> list[Gene
         with suppress(DataError):
             found.append(videollama2.sample(one, file))
     return found
-
-
-def constraint_of(config: FinetuneConfig, loaded: folders.Loaded) -> AnswerGrammars | None:
-    """The language that answers are held to, if any. Raises ValueError where the schema is not known."""
-    kind = config.generation.constrained
-    if kind == "none":
-        return None
-    if not loaded.schema:
-        raise ValueError(f"generation.constrained: found {kind}, but no event schema is known; set it to none")
-    chat = loaded.chat
-    return AnswerGrammars(chat.tokenizer, chat.head.out_features, loaded.schema, quoted=kind == "spans")
 
 
 def _largest(context: WorkerContext, count: int) -> int:

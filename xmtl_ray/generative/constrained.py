@@ -16,7 +16,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from xmtl_ray.events.records import Conversation
 from xmtl_ray.events.schema_prompt import source_of
-from xmtl_ray.inference.grammar import ARGUMENTS, EVENTS, LETTERS, answer_grammar, close_answer, words
+from xmtl_ray.generative.grammar import ARGUMENTS, EVENTS, LETTERS, answer_grammar, close_answer, words
 
 _CACHE_BYTES = 256 << 20
 """Of grammars of sources, which take some 30 kB a word."""

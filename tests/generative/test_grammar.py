@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from xmtl_ray.events.json_format import dumps, parse
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.records import GenerativeEvent as Event
-from xmtl_ray.inference.grammar import answer_grammar, close_answer, suffix_automaton, words
+from xmtl_ray.generative.grammar import answer_grammar, close_answer, suffix_automaton, words
 
 xgrammar = pytest.importorskip("xgrammar")
 

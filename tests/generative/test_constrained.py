@@ -10,10 +10,10 @@ from xmtl_ray.events.json_format import dumps, parse
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.records import Conversation, Turn
 from xmtl_ray.events.schema_prompt import PromptStyle, prompt_of
-from xmtl_ray.inference.grammar import close_answer, words
+from xmtl_ray.generative.grammar import close_answer, words
 
 pytest.importorskip("xgrammar")
-from xmtl_ray.inference.constrained import AnswerGrammars
+from xmtl_ray.generative.constrained import AnswerGrammars
 
 SCHEMA = {**m2e2().roles_of, "новый тип": ("роль", 'a "role"'), "rain": ()}
 SOURCES = (
