@@ -150,11 +150,21 @@ def sync(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None:
     """Write a run's HTML page anew."""
     with user_errors():
-        from xmtl_ray.config.load import load
-        from xmtl_ray.data import m2e2
+        from xmtl_ray.config.finetune import FinetuneConfig
+        from xmtl_ray.config.load import load_any
+        from xmtl_ray.data import m2e2, videollama2
+
+        config = load_any(str(folder / "config.yaml"))
+        if isinstance(config, FinetuneConfig):
+            from xmtl_ray.report.finetune_page import write_run_pages
+
+            test = config.data.test
+            gold = () if test is None else [videollama2.sample(one, test) for one in videollama2.read(test)]
+            typer.echo(str(write_run_pages(folder, config, gold)))
+            return
         from xmtl_ray.report.page import write_report
 
-        data = load(str(folder / "config.yaml")).data
+        data = config.data
         documents = None if data.test is None else m2e2.read(data.test, objects=data.test_objects)
         typer.echo(str(write_report(folder, documents)))
 

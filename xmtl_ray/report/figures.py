@@ -175,6 +175,20 @@ def dev(tasks: Mapping[TaskName, Series], mean: Series, best: int | None) -> Mar
     return svg(figure, "dev", "Dev F1 of each task by step")
 
 
+def lines(name: str, description: str, series: Mapping[str, Series], percent: bool = False) -> Markup:
+    """Lines with a marker at each point, by the CSS variable of their colour; ``percent`` fixes the axis to 0-100."""
+    figure, axes = panel(3.1, 2.0)
+    for colour, values in series.items():
+        axes.plot(list(values), list(values.values()), color=STAND_IN[colour], linewidth=1.6, marker="o", markersize=3)
+    axes.set_xlim(0, 1.04 * max(step for values in series.values() for step in values))
+    if percent:
+        axes.set_ylim(-3, 103)
+        axes.set_yticks([0, 50, 100])
+    else:
+        axes.set_ylim(bottom=0)
+    return svg(figure, name, description)
+
+
 def learning_rate(series: Series) -> Markup:
     """The factor on all learning rates by step."""
     figure, axes = panel(3.1, 2.0)

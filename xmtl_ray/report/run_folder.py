@@ -115,7 +115,7 @@ def read(folder: Path) -> RunFolder:
     predicted = folder / "predictions.json"
     return RunFolder(
         config,
-        _journal(journal) if journal.exists() else Journal(),
+        journal_of(journal) if journal.exists() else Journal(),
         read_json(summary, _SUMMARY) if summary.exists() else None,
         read_json(scores, _SCORES) if scores.exists() else None,
         prediction_files.read(predicted) if predicted.exists() else None,
@@ -132,7 +132,8 @@ def _config(path: Path) -> Config:
         raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from None
 
 
-def _journal(path: Path) -> Journal:
+def journal_of(path: Path) -> Journal:
+    """Read a run's journal; its last line may be half written. Raises DataError."""
     story = Journal()
     points: dict[str, Series] = {}
     for number, text in enumerate(read_text(path).splitlines(keepends=True), start=1):

@@ -49,6 +49,7 @@ ARTIFACTS = (
     "scores.json",
     "quarantine.jsonl",
     "report.html",
+    "answers.html",
 )
 
 
@@ -281,8 +282,10 @@ def answer_all(context: WorkerContext, config: FinetuneConfig, built: Built, sam
 
 
 def write_page(folder: Path, built: Built) -> Path:
-    """The run's report."""
-    return folder / "report.html"
+    """The run's report; drawing is for rank 0 alone to load."""
+    from xmtl_ray.report.finetune_page import write_run_pages
+
+    return write_run_pages(folder, built.loaded.config, built.test_gold)
 
 
 def origin(config: FinetuneConfig) -> dict[str, str]:
