@@ -113,7 +113,7 @@ def _rank(rank: int, folder, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     everything = [*WHOLE, *(about(name, kind, path) for name, (kind, path, *_) in BROKEN.items())]
     assert readable(everything, folder, "quick", 1.0, rank, 2) == readable(everything, folder, "quick", 1.0)
-    with pytest.raises(ValueError, match="data.max_quarantined"):
+    with pytest.raises(ValueError, match=r"data.max_quarantined"):
         readable(everything, folder, "quick", 0.1, rank, 2)
     dist.destroy_process_group()
 
