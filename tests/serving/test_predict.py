@@ -16,7 +16,8 @@ from xmtl_ray.data.fingerprint import of_file
 from xmtl_ray.events import event_lines, predictions
 from xmtl_ray.inference.extract import Extractor
 from xmtl_ray.models import weights
-from xmtl_ray.serving.predict import PredictionError, predict
+from xmtl_ray.serving.predict import predict
+from xmtl_ray.serving.shards import ShardError
 
 DOCUMENTS = 7
 
@@ -198,7 +199,7 @@ def test_an_image_that_cannot_be_read_stops_each_time(model, broken, tmp_path):
         (broken / f"{name}.json").unlink()
     out = tmp_path / "events.jsonl"
     for _ in range(2):
-        with pytest.raises(PredictionError, match=r"cut\.jpg.*--skip-bad leaves such documents out"):
+        with pytest.raises(ShardError, match=r"cut\.jpg.*--skip-bad leaves such documents out"):
             predict([model], broken, out, shard=1)
         assert not out.exists()
     image = next((broken / "image").glob("*_0.jpg"))

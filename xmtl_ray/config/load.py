@@ -107,6 +107,14 @@ def build(tree: dict[str, Any], kind: type[C]) -> C:
     return _absolute(config)
 
 
+def changed(config: C, overrides: Sequence[str]) -> C:
+    """``config`` with ``path.to.field=value`` on top. Raises ConfigError."""
+    tree = config.model_dump(mode="json")
+    for override in overrides:
+        _apply(tree, override)
+    return build(tree, type(config))
+
+
 def dump(config: Run) -> str:
     """Canonical YAML of the whole tree; loading it gives the same config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

@@ -25,8 +25,9 @@ from xmtl_ray.data.leaks import Texts, text_key
 from xmtl_ray.data.world import pool
 from xmtl_ray.data.world_layouts import write_json
 from xmtl_ray.data.world_text import chance_of
+from xmtl_ray.events.answers import write_samples
 from xmtl_ray.events.json_format import dumps
-from xmtl_ray.events.records import Conversation, DataError, GenerativeSample, Media, Turn
+from xmtl_ray.events.records import Conversation, DataError, Media, Turn
 from xmtl_ray.events.strict_json import stream_list
 
 VERSION = "corpus-1"
@@ -93,7 +94,7 @@ def write_corpus(folder: Path, seed: int, size: str = "paper", processes: int = 
         counts[part] = videollama2.write(folder / f"{part}.json", own)
         if part != "train":
             samples = (videollama2.sample(record, folder / f"{part}.json") for record in own)
-            _write_lines(folder / f"{part}_samples.jsonl", map(_sample_row, samples))
+            write_samples(folder / f"{part}_samples.jsonl", samples)
     for plan in planned:
         counts.update((plan.language, plan.modality))
         counts["needs_picture"] += plan.needs_picture
@@ -185,17 +186,6 @@ def _roles_table() -> str:
     for event_type, roles in corpus_data()["named"].items():
         rows += f"\n| {event_type} | {' | '.join(role or '–' for role in roles)} |"
     return rows
-
-
-def _sample_row(sample: GenerativeSample) -> dict[str, object]:
-    events = json.loads(dumps(sample.events))["events"]
-    return {
-        "id": sample.id,
-        "language": sample.language,
-        "modality": sample.modality,
-        "source": sample.source,
-        "events": events,
-    }
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:

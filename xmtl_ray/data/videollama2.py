@@ -10,6 +10,7 @@ white space around a prompt about a medium.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -129,3 +130,12 @@ def sample(conversation: Conversation, file: Path | str) -> GenerativeSample:
         events(conversation, file),
         conversation.media.kind if conversation.media else "text",
     )
+
+
+def samples(conversations: Iterable[Conversation], file: Path | str) -> list[GenerativeSample]:
+    """Those whose first answer is event JSON, as ``sample`` reads them; material of another kind may be among them."""
+    found = []
+    for one in conversations:
+        with suppress(DataError):
+            found.append(sample(one, file))
+    return found

@@ -7,13 +7,14 @@ stopped it. Other fields are ignored; a JSON list of either is read as well.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter
 
-from xmtl_ray.events.json_format import EventLayout, as_events
+from xmtl_ray.events.json_format import EventLayout, as_events, dumps
 from xmtl_ray.events.records import DataError, GenerativeSample, Modality
 from xmtl_ray.events.strict_json import stream_list
 
@@ -48,6 +49,20 @@ def read_samples(path: Path) -> tuple[GenerativeSample, ...]:
         return GenerativeSample(row.id, row.language, row.source, as_events(row.events), row.modality)
 
     return tuple(stream_list(path, _SAMPLE, sample))
+
+
+def write_samples(path: Path, samples: Iterable[GenerativeSample]) -> None:
+    """Write samples with their gold events as JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for sample in samples:
+            row = {
+                "id": sample.id,
+                "language": sample.language,
+                "modality": sample.modality,
+                "source": sample.source,
+                "events": json.loads(dumps(sample.events))["events"],
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_answers(path: Path, samples: Iterable[GenerativeSample]) -> dict[str, str]:

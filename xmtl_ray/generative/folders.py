@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from xmtl_ray.config import load as config_files
 from xmtl_ray.config.finetune import FinetuneConfig, Generation
@@ -118,6 +118,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
     media: Path | None = None,
+    config: FinetuneConfig | None = None,
 ) -> Loaded:
     """A model to answer with, in evaluation mode on ``device``.
 
@@ -128,10 +129,13 @@ def load(
         dtype: of the others, and of products.
         device: None: the CPU.
         media: folder that conversations' media lie below.
+        config: the saved one, with other prompts or another way to write answers; None: the saved one.
 
+    Features of media are neither read nor kept: the folder that training kept them in need not be here.
     Raises ValueError.
     """
-    config = saved_config(folder)
+    config = config or saved_config(folder)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"features": None})})
     if (folder / qlora.BASE).is_file():
         pinned = qlora.base_of(folder)
         where = base or Path(pinned.path)
@@ -232,7 +236,7 @@ def _base(
         wanted = "videollama21" if checkpoint.model_type == "videollama2_qwen2" else "videollama2"
         if wanted != spec.family:
             raise FolderError(f"model.family: found {spec.family}, expected {wanted}, which {folder} is of")
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, checkpoint.language)
         model = VideoLLaMA2.from_pretrained(folder, dtype, _quantization(config, dtype), device)
         side = int(checkpoint.tower.image_size)
         preprocess_file = folder / checkpoint.tower_name / "preprocessor_config.json"
@@ -254,10 +258,12 @@ def _base(
     )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer. Raises ChatError where it has no chat template."""
+def load_tokenizer(folder: Path, language: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer; ``language`` is its language model's configuration. Raises ChatError where it has no chat template."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, config=language, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError) as error:
         raise ChatError(f"{folder}: no tokenizer that can be read: {str(error).splitlines()[0]}") from None
     if not tokenizer.chat_template:

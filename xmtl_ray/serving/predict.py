@@ -1,9 +1,7 @@
 """Documents to a file of their events: few of them in this process, many on a pool of Ray actors, by the same code.
 
-The unit of progress is a shard: some documents, predicted by one actor and committed as one file under a name made of
-them, the models and every setting. So an actor that dies has its shard done again, and a run that was stopped goes on
-where it was when the same command is given again. At the end the shards become the output, in one step, in the order
-of the documents.
+The unit of progress is a shard of documents, see ``serving.shards``. At the end the shards become the output, in one
+step, in the order of the documents.
 """
 
 from __future__ import annotations
@@ -18,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from xmtl_ray.cluster.connection import ClusterError, cluster, set_environment
-from xmtl_ray.cluster.jobs import Progress, cause
+from xmtl_ray.cluster.connection import set_environment
+from xmtl_ray.cluster.jobs import Progress
 from xmtl_ray.config.schema import Inference, TaskName
 from xmtl_ray.data import detectors, fingerprint, ner, user_documents
 from xmtl_ray.data.objects import write_whole
@@ -30,20 +26,13 @@ from xmtl_ray.events import event_lines, predictions
 from xmtl_ray.events.records import DataError
 from xmtl_ray.models import weights
 from xmtl_ray.report.prediction_page import write_prediction_page
-from xmtl_ray.serving.predictor import Job, Predictor, refusal, shard_path
+from xmtl_ray.serving import shards
+from xmtl_ray.serving.predictor import Job, Predictor
 
 log = logging.getLogger(__name__)
 
 Format = Literal["events", "m2e2"]
 """``xmtl-events-1``, JSON lines with everything, or ``m2e2-pred-1``, what `xmtl evaluate m2e2` scores."""
-MANY = 100
-"""From so many documents on Ray is started unless the number of actors is given: starting takes half a minute."""
-ACTORS = 2
-"""Actors for many documents."""
-
-
-class PredictionError(ValueError):
-    """A prediction that ended before its documents, in the words of what stopped it; whole shards stay."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,7 @@ def predict(
         ner_model: finds entities in documents without given ones, see ``ner.choose``.
         objects: given detections.
         language: of documents that name none.
-        actors: of Ray; 0: this process; None: this process for less than ``MANY`` documents, else ``ACTORS``.
+        actors: of Ray; 0: this process; None: see ``shards.run``.
         gpu: one for each actor, or for this process.
         shard: documents that are committed together.
         skip_bad: leave broken documents out instead of stopping at the first.
@@ -114,7 +103,7 @@ def predict(
         progress: is told documents.
 
     On a cluster all paths must be reachable from every node. Raises ModelFolderError, EncoderError, DetectorError,
-    NerError, DataError, PredictionError, ClusterError.
+    NerError, DataError, ShardError, ClusterError.
     """
     set_environment()
     folders = tuple(Path(folder).absolute() for folder in models)
@@ -129,16 +118,23 @@ def predict(
     )
     source = user_documents.find(documents.absolute(), None if objects is None else objects.absolute(), language)
     parts = out.absolute().with_name(f"{out.name}.parts")
-    shards, refused = _shards(source, job, shard, skip_bad)
-    todo = {key: names for key, names in shards.items() if not _is_done(shard_path(parts, key), skip_bad)}
-    resumed = sum(map(len, shards.values())) - sum(map(len, todo.values()))
+    cut, refused = _shards(source, job, shard, skip_bad)
+    todo = {key: names for key, names in cut.items() if not shards.is_done(shards.path_of(parts, key), skip_bad)}
+    resumed = sum(map(len, cut.values())) - sum(map(len, todo.values()))
     if resumed:
         log.info("%s: %d documents were predicted before", parts, resumed)
-    if actors is None:
-        actors = 0 if sum(map(len, todo.values())) < MANY else ACTORS
-    if todo:
-        _run(todo, job, source, parts, actors, skip_bad, progress)
-    counted = _write(out, format, parts, list(shards), job, refused, html, source.root)
+    shards.run(
+        todo,
+        Predictor,
+        {"job": job, "documents": source, "parts": parts},
+        parts,
+        actors=actors,
+        gpu=gpu,
+        skip_bad=skip_bad,
+        noun="documents",
+        progress=progress,
+    )
+    counted = _write(out, format, parts, list(cut), job, refused, html, source.root)
     shutil.rmtree(parts)
     tasks = {task for config in configs for task in config.multitask.tasks}
     return Counts(
@@ -148,7 +144,7 @@ def predict(
         resumed=resumed,
         **{name: counted[name] for name in _COUNTED},
         coreference=counted.coreference,
-        quarantine=_quarantine(out),
+        quarantine=shards.quarantine_of(out),
         missing=tuple(task for task in ("td", "ae", "vc", "rc") if task not in tasks),
     )
 
@@ -183,20 +179,11 @@ def _shards(
             continue
         ids[own], prints[name] = name, _fingerprint(read)
     names = list(prints)
-    shards = {}
+    cut = {}
     for start in range(0, len(names), size):
         some = names[start : start + size]
-        text = json.dumps([settings, [prints[name] for name in some]], sort_keys=True)
-        shards[hashlib.sha256(text.encode()).hexdigest()] = some
-    return shards, refused
-
-
-def _is_done(path: Path, skip_bad: bool) -> bool:
-    """A shard with a broken document is none that may be passed over silently."""
-    if not path.exists() or skip_bad:
-        return path.exists()
-    with path.open(encoding="utf-8") as file:
-        return all(refusal(line) is None for line in file)
+        cut[shards.key_of(settings, [prints[name] for name in some])] = some
+    return cut, refused
 
 
 def _fingerprint(read: UserDocument) -> str:
@@ -204,60 +191,6 @@ def _fingerprint(read: UserDocument) -> str:
     files = [image.path.stat() for image in read.document.images if image.path is not None and image.path.exists()]
     text = repr((read, [(file.st_size, file.st_mtime_ns) for file in files]))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _run(
-    todo: dict[str, list[str]],
-    job: Job,
-    source: Documents,
-    parts: Path,
-    actors: int,
-    skip_bad: bool,
-    progress: Progress | None,
-) -> None:
-    total, done = sum(map(len, todo.values())), 0
-    if progress is not None:
-        progress(0, total)
-    for documents, broken in _committed(todo, job, source, parts, actors):
-        if broken and not skip_bad:
-            raise PredictionError(f"{broken}; --skip-bad leaves such documents out")
-        done += documents
-        if progress is not None:
-            progress(done, total)
-
-
-def _committed(
-    todo: dict[str, list[str]], job: Job, source: Documents, parts: Path, actors: int
-) -> Iterator[tuple[int, str]]:
-    """Documents of each shard as it is committed, and why the first broken one of them could not be predicted."""
-    rows = [{"key": key, "names": names} for key, names in todo.items()]
-    if not actors:
-        if job.gpu and not torch.cuda.is_available():
-            raise ClusterError("GPU: found none on this machine, expected one for --gpu; do without, or name a cluster")
-        predictor = Predictor(job, source, parts)
-        for row in rows:
-            made = predictor({"key": [row["key"]], "names": [row["names"]]})
-            yield made["documents"][0], made["broken"][0]
-        return
-    actors = min(actors, len(rows))
-    with cluster(actors, gpus=actors * job.gpu):
-        import ray
-        from ray.data import ActorPoolStrategy
-        from ray.exceptions import RayError
-
-        made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            Predictor,
-            fn_constructor_kwargs={"job": job, "documents": source, "parts": parts},
-            batch_size=1,
-            compute=ActorPoolStrategy(size=actors),
-            num_cpus=1,
-            num_gpus=1 if job.gpu else None,
-        )
-        try:
-            for row in made.iter_rows():
-                yield row["documents"], row["broken"]
-        except RayError as error:
-            raise PredictionError(f"{parts}: whole shards stay; stopped by: {cause(error)}") from error
 
 
 _COUNTED = (
@@ -285,9 +218,9 @@ def _write(
 
     def lines() -> Iterator[str]:
         for key in keys:
-            with shard_path(parts, key).open(encoding="utf-8") as file:
+            with shards.path_of(parts, key).open(encoding="utf-8") as file:
                 for line in file:
-                    if (reason := refusal(line)) is not None:
+                    if (reason := shards.refusal(line)) is not None:
                         refused.append((json.loads(line)["refused"], reason))
                         continue
                     _count(counted, line)
@@ -309,17 +242,8 @@ def _write(
         everything = event_lines.as_predictions(event_lines.read(whole))
         notes = {"coreference": counted.coreference, "models": list(job.hashes)}
         write_whole(out, lambda path: predictions.write(path, everything, **notes))
-    quarantine = _quarantine(out)
-    quarantine.unlink(missing_ok=True)
-    if refused:
-        rows = (json.dumps({"document": name, "reason": reason}, ensure_ascii=False) for name, reason in refused)
-        text = "".join(f"{row}\n" for row in rows)
-        write_whole(quarantine, lambda path: path.write_text(text, encoding="utf-8"))
+    shards.write_quarantine(out, "document", refused)
     return counted
-
-
-def _quarantine(out: Path) -> Path:
-    return out.with_name(f"{out.name}.quarantine.jsonl")
 
 
 def _count(counted: _Counter, line: str) -> None:

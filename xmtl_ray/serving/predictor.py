@@ -1,13 +1,11 @@
 """What predicts documents, in this process or as an actor of Ray: models, detector, named entities and similarity.
 
 A document is always predicted by itself: neither how many there are, nor which stand beside it in a shard, nor which
-actor has it can change what is found in it. The surprising fact: a broken document is no exception here but a line of
-its shard, so that one of a hundred thousand does not stop a job whose owner has said that it may be left out.
+actor has it can change what is found in it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +16,13 @@ import torch
 from xmtl_ray.config.schema import Inference
 from xmtl_ray.data import detectors, ner
 from xmtl_ray.data import images as image_files
-from xmtl_ray.data.objects import write_whole
 from xmtl_ray.data.user_documents import Documents, UserDocument
 from xmtl_ray.events.event_lines import DocumentEvents, SourceImage, as_line
 from xmtl_ray.events.records import DataError, Entity, Image, Span
 from xmtl_ray.inference.coreference import clip_similarity, how
 from xmtl_ray.inference.extract import Extractor
 from xmtl_ray.models import weights
+from xmtl_ray.serving import shards
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,6 @@ class Job:
     detector: detectors.Choice | None = None
     ner: ner.NerChoice | None = None
     gpu: bool = False
-
-
-def shard_path(parts: Path, key: str) -> Path:
-    """The file of a shard: a line for each of its documents."""
-    return parts / f"{key}.jsonl"
 
 
 class Predictor:
@@ -71,41 +64,15 @@ class Predictor:
         self.detector = None if job.detector is None else detectors.load(job.detector)
         self.finder = None if job.ner is None else ner.EntityFinder(job.ner, str(device))
 
-    def __call__(self, shards: dict[str, Any]) -> dict[str, list[Any]]:
-        """Commit each shard that is not there yet.
-
-        Returns for each shard its key, how many documents it has, and of the broken ones the first's words.
-        """
-        if not self.job.gpu:
-            # Sums over another number of threads differ in their last digits, and so would the file.
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            try:
-                return self._shards(shards)
-            finally:
-                torch.set_num_threads(threads)
-        return self._shards(shards)
-
-    def _shards(self, shards: dict[str, Any]) -> dict[str, list[Any]]:
-        keys, counts, broken = [], [], []
-        for key, names in zip(shards["key"], shards["names"], strict=True):
-            path, found = shard_path(self.parts, key), ""
-            # A shard whose actor died after it was committed comes again.
-            if not path.exists():
-                lines = [self._line(str(name)) for name in names]
-                write_whole(path, lambda file, lines=lines: file.write_text("".join(lines), encoding="utf-8"))
-            with path.open(encoding="utf-8") as file:
-                found = next((reason for line in file if (reason := refusal(line)) is not None), "")
-            keys.append(key)
-            counts.append(len(names))
-            broken.append(found)
-        return {"key": keys, "documents": counts, "broken": broken}
+    def __call__(self, batch: shards.Batch) -> shards.Done:
+        """Commit each shard that is not there yet."""
+        return shards.commit(batch, self.parts, lambda _, names: [self._line(name) for name in names], self.job.gpu)
 
     def _line(self, name: str) -> str:
         try:
             return as_line(self.predict(self.documents.read(name))) + "\n"
         except DataError as error:
-            return json.dumps({"refused": name, "reason": str(error)}, ensure_ascii=False) + "\n"
+            return shards.refused(name, str(error))
 
     def predict(self, given: UserDocument) -> DocumentEvents:
         """Everything in one document. Raises DataError, for an image that cannot be read."""
@@ -154,8 +121,3 @@ class Predictor:
 def _unzip(pairs: Iterator[tuple[Image, SourceImage]]) -> tuple[tuple[Image, ...], tuple[SourceImage, ...]]:
     both = list(pairs)
     return tuple(image for image, _ in both), tuple(listed for _, listed in both)
-
-
-def refusal(line: str) -> str | None:
-    """Why the document of a shard's line was refused; None for one that was predicted."""
-    return str(json.loads(line)["reason"]) if line.startswith('{"refused":') else None

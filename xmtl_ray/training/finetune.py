@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from xmtl_ray.data import videollama2
 from xmtl_ray.data.fingerprint import of_file
 from xmtl_ray.data.mixture import epoch_batches, rank_share
 from xmtl_ray.evaluation import generative
-from xmtl_ray.events.records import Conversation, DataError, GenerativeSample
+from xmtl_ray.events.records import GenerativeSample
 from xmtl_ray.events.schema_prompt import schema_of
 from xmtl_ray.generative import dev, folders
 from xmtl_ray.generative.answering import Answer, answers
@@ -197,7 +196,7 @@ def build(context: WorkerContext, config: FinetuneConfig) -> Built:
     bad = {one.id for one in refused}
     read = {name: [one for one in conversations if one.id not in bad] for name, conversations in read.items()}
     dtype = torch.bfloat16 if use_bf16(config.train.precision, context.device) else torch.float32
-    examples = _with_events(read["train"], spec.train)
+    examples = videollama2.samples(read["train"], spec.train)
     schema = schema_of(examples)
     read = {name: prompted(some, config.prompt, schema, examples, config.train.seed) for name, some in read.items()}
     loaded = folders.create(config, read["train"], dtype, schema)
@@ -261,18 +260,20 @@ def answer_all(context: WorkerContext, config: FinetuneConfig, built: Built, sam
     """Answers to ``samples``, each rank's share put together in their order, on every rank."""
     mine = samples[context.rank :: context.world_size] or samples[:1]
     sharded = config.engine.zero_stage == 3 and context.world_size > 1
-    found = list(
-        answers(
-            built.loaded.chat,
-            mine,
-            config.generation,
-            context.device,
-            folders.constraint(config.generation, built.loaded),
-            seed=config.train.seed,
-            bf16=use_bf16(config.train.precision, context.device),
-            together=partial(_largest, context) if sharded else None,
+    # Sampling has a seed of its own; dropout goes on where it was.
+    with torch.random.fork_rng([context.device] if context.device.type == "cuda" else []):
+        found = list(
+            answers(
+                built.loaded.chat,
+                mine,
+                config.generation,
+                context.device,
+                folders.constraint(config.generation, built.loaded),
+                seed=config.train.seed,
+                bf16=use_bf16(config.train.precision, context.device),
+                together=partial(_largest, context) if sharded else None,
+            )
         )
-    )
     parts: list[Any] = [found]
     if context.world_size > 1:
         parts = [None] * context.world_size
@@ -293,15 +294,6 @@ def origin(config: FinetuneConfig) -> dict[str, str]:
     spec = config.data
     paths = {"train": spec.train, "dev": spec.dev, "test": spec.test}
     return {f"sha256.data.{name}": of_file(path) for name, path in paths.items() if path is not None}
-
-
-def _with_events(conversations: Sequence[Conversation], file: Path) -> list[GenerativeSample]:
-    """Those whose first answer is event JSON, read; material of another kind may stand among them."""
-    found = []
-    for one in conversations:
-        with suppress(DataError):
-            found.append(videollama2.sample(one, file))
-    return found
 
 
 def _largest(context: WorkerContext, count: int) -> int:
