@@ -172,7 +172,7 @@ def test_merging(adapter, mixed, corpus, tmp_path):
 
 def test_merged_weights_have_16_bits(adapter, base, mixed, corpus, tmp_path):
     """By default; of an adapter of 4 bits as well, whose base is read unpacked."""
-    loaded, folder = adapter(method="qlora", bits=4)
+    _, folder = adapter(method="qlora", bits=4)
     folders.merge(folder, tmp_path / "merged")
     written = load_file(tmp_path / "merged" / "model.safetensors")
     assert {value.dtype for value in written.values()} == {torch.bfloat16}
