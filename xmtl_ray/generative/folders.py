@@ -259,7 +259,14 @@ def _base(
 
 
 def load_tokenizer(folder: Path, language: PretrainedConfig) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer; ``language`` is its language model's configuration. Raises ChatError where it has no chat template."""
+    """A checkpoint's tokenizer.
+
+    Args:
+        folder: of the checkpoint.
+        language: its language model's configuration.
+
+    Raises ChatError where it has no chat template.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, config=language, trust_remote_code=False, local_files_only=True

@@ -125,6 +125,7 @@ def train(
                 if _due(position.step, spec.eval_every_steps):
                     evaluate()
                     run.checkpoint(position, position.dev)
+                    learner.objective.train()
                     if position.stopped:
                         break
                 elif _due(position.step, spec.checkpoint_every_steps):

@@ -19,6 +19,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from transformers.utils.logging import disable_progress_bar
 
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import dump, flatten, kind_of
@@ -162,6 +163,9 @@ def _configure(context: WorkerContext, config: AnyConfig) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING, force=True)
     logging.getLogger("xmtl_ray").setLevel(logging.INFO if context.rank == 0 else logging.WARNING)
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+    disable_progress_bar()  # of loading weights
+    # Tells at each start on a CPU that its kernels can be had from a hub, which nothing here asks.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _track(config: AnyConfig, folder: Path) -> Run:

@@ -1,0 +1,132 @@
+"""Fine-tuning on real Ray workers: DDP and DeepSpeed, ZeRO 0-3, adapters on 4 bits, on 16, and whole."""
+
+import os
+from pathlib import Path
+
+import finetune_runs
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+RUNS = [
+    ("qlora", ""),
+    ("full", ""),
+    ("qlora", "0"),
+    ("qlora", "1"),
+    ("qlora", "2"),
+    ("lora", "3"),
+    ("full", "3"),
+    ("qlora", "3"),
+]
+"""Method and ZeRO stage; none is DDP."""
+
+
+def engine(stage: str) -> list[str]:
+    return [] if not stage else ["engine.name=deepspeed", f"engine.zero_stage={stage}"]
+
+
+def in_turn(settings):
+    """Runs in each worker: each run's losses before and after a resumption from its first epoch's checkpoint."""
+    import shutil
+    from contextlib import nullcontext
+
+    import ray.train
+    import torch.distributed as dist
+
+    from xmtl_ray.config.finetune import FinetuneConfig
+    from xmtl_ray.training.worker import RayContext
+
+    class Folder(RayContext):
+        """A worker of Ray whose checkpoints go to a folder that both workers see."""
+
+        def __init__(self, folder: Path) -> None:
+            super().__init__()
+            self.folder = folder
+
+        def report(self, metrics, checkpoint):
+            shutil.copytree(checkpoint, self.folder, dirs_exist_ok=True)
+            dist.barrier()
+
+        def restore(self):
+            return nullcontext(self.folder) if (self.folder / "position.json").exists() else None
+
+    results = {}
+    for name, tree in settings["configs"].items():
+        spec = FinetuneConfig.model_validate(tree)
+        half = spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": 1})})
+        found = []
+        for part in (half, spec):
+            losses = {}
+            finetune_runs.learn(
+                Folder(Path(settings["folder"]) / name),
+                part,
+                lambda step, metrics, losses=losses: losses.setdefault(step, {}).update(metrics),
+            )
+            found.append(losses)
+        results[name] = found
+    return results if ray.train.get_context().get_world_rank() == 0 else None
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Corpus and base."""
+    return finetune_runs.prepare(tmp_path_factory.mktemp("finetune"))
+
+
+@pytest.fixture(scope="module")
+def two_workers(made, tmp_path_factory):
+    """Losses of two Ray workers by run, all in one Ray Train run: starting workers costs more than training."""
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from xmtl_ray.cluster.connection import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT)
+    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parent)}
+    ray.init(num_cpus=4, include_dashboard=False, runtime_env={"env_vars": environment})
+    folder = tmp_path_factory.mktemp("engines")
+    configs = {
+        f"{method} {stage}": finetune_runs.config(*made, method, "cluster.workers=2", *engine(stage)).model_dump(
+            mode="json"
+        )
+        for method, stage in RUNS
+    }
+    trainer = TorchTrainer(
+        in_turn,
+        train_loop_config={"configs": configs, "folder": str(folder)},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(name="engines", storage_path=str(folder)),
+    )
+    yield trainer.fit().return_value
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def one_process(made, tmp_path_factory):
+    """What the same run gives in this process, by method; each runs once."""
+    found = {}
+
+    def losses(method):
+        if method not in found:
+            found[method], _, _ = finetune_runs.run(finetune_runs.config(*made, method), tmp_path_factory.mktemp("one"))
+        return found[method]
+
+    return losses
+
+
+@pytest.mark.parametrize(("method", "stage"), RUNS)
+def test_two_workers_equal_one_process(two_workers, one_process, method, stage):
+    """Same global batches, same losses at every step, to float tolerance, also after a resumption.
+
+    Batches hold text, images and videos; some workers' parts have no medium at all.
+    """
+    first, second = two_workers[f"{method} {stage}"]
+    expected = one_process(method)
+    assert set(first) | set(second) == set(expected) and not set(first) & set(second)
+    for step, metrics in expected.items():
+        found = (first | second)[step]
+        assert found["train/loss"] == pytest.approx(metrics["train/loss"], rel=2e-3), step
+        if "dev/loss_lm" in metrics:
+            assert found["dev/loss_lm"] == pytest.approx(metrics["dev/loss_lm"], rel=2e-3), step
