@@ -571,7 +571,7 @@ def test_sharded_weights_are_refused(config):
     """Under ZeRO-3 a batch of text would wait for towers that others run."""
     tree = config("llava").model_dump(mode="json")
     tree["engine"] = {"name": "deepspeed", "zero_stage": 3}
-    with pytest.raises(ValueError, match=r"zero_stage: found 3, expected at most 2 with model\.family=hf_vlm"):
+    with pytest.raises(ValueError, match=r"zero_stage: found 3, expected .* with model\.family=hf_vlm"):
         build(tree, FinetuneConfig)
 
 

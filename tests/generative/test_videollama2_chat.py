@@ -105,6 +105,31 @@ def test_answers_alone_and_together(chat, mixed, family):
     assert len({found.text for found in many[1].values()}) > 1
 
 
+def test_sampled_answers_follow_their_seed_alone(chat, mixed):
+    """Whatever was drawn before, and what is drawn after them does not follow from it: dropout goes on."""
+    one = chat()
+    samples = [one.encode(item) for item in mixed]
+    warm = Generation(temperature=1.0, top_p=1.0, max_new_tokens=6, batch=4)
+    texts, after = [], []
+    for seed, drawn in ((0, 1), (1, 1), (0, 2)):
+        torch.manual_seed(drawn)
+        texts.append([found.text for found in answers(one, samples, warm, CPU, seed=seed)])
+        after.append(torch.rand(1).item())
+    assert texts[0] == texts[2] != texts[1]
+    torch.manual_seed(1)
+    assert after[0] == after[1] == torch.rand(1).item() != after[2]
+
+
+def test_longest_prompts_first(chat, mixed):
+    """In places, those of media too."""
+    one = chat()
+    samples = {item.id: one.encode(item) for item in mixed}
+    widths = []
+    for found in answers(one, list(samples.values()), settings(1), CPU):
+        widths.append(int(one.collate([samples[found.id]], generation=True).layout.mask.sum()))
+    assert widths == sorted(widths, reverse=True)
+
+
 def settings(batch: int) -> Generation:
     return Generation(greedy=True, max_new_tokens=6, batch=batch)
 

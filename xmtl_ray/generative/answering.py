@@ -61,20 +61,23 @@ def answers(
         together: where weights are sharded all workers must run equally often: takes this one's number of batches and
             gives the largest; what is lacking is filled with the last batch, whose answers are not given again.
     """
-    order = sorted(samples, key=lambda sample: -len(sample.asked))
+    order = sorted(samples, key=lambda sample: len(sample.row.ids) - len(sample.asked) - sample.length)
     batches: list[Sequence[Sample]] = [order[at : at + settings.batch] for at in range(0, len(order), settings.batch)]
     chat.module.eval()
-    torch.manual_seed(seed)
     total = len(batches) if together is None else together(len(batches))
-    for number in range(total):
-        batch = batches[min(number, len(batches) - 1)]
-        given: dict[str, Any] = sampling(settings) | {"synced_gpus": together is not None}
-        if constraint is not None:
-            given["logits_processor"] = [constraint.processor([sample.conversation for sample in batch])]
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            new = chat.generate(chat.collate(batch, generation=True).to(device), **given, **ends(chat))
-        if number < len(batches):
-            yield from (_answer(chat, sample, ids, constraint) for sample, ids in zip(batch, new.tolist(), strict=True))
+    # Of its own, or every epoch after an evaluation would have the same dropout, on all workers.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for number in range(total):
+            batch = batches[min(number, len(batches) - 1)]
+            given: dict[str, Any] = sampling(settings) | {"synced_gpus": together is not None}
+            if constraint is not None:
+                given["logits_processor"] = [constraint.processor([sample.conversation for sample in batch])]
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                new = chat.generate(chat.collate(batch, generation=True).to(device), **given, **ends(chat))
+            if number < len(batches):
+                found = zip(batch, new.tolist(), strict=True)
+                yield from (_answer(chat, sample, ids, constraint) for sample, ids in found)
 
 
 def sampling(settings: Generation) -> dict[str, Any]:
