@@ -25,6 +25,10 @@ VERBS = [
     "reproduce",
     "pseudo-label",
     "predict",
+    "corpus",
+    "finetune",
+    "generate",
+    "merge",
     "evaluate m2e2",
     "evaluate baseline",
     "evaluate generative",
@@ -134,7 +138,11 @@ def test_a_typo_is_one_line_and_status_2(arguments, message):
     "arguments",
     [
         ["train", "xmtl_smoke", "data.root=/nowhere"],
+        ["finetune", "videollama2_smoke", "data.root=/nowhere"],
         ["predict", "/nowhere/model", "/nowhere/documents", "--out", "/nowhere/events.jsonl"],
+        ["generate", "/nowhere/model", "/nowhere.json", "--out", "/nowhere/answers.jsonl"],
+        ["generate", "runs:/1/model", "/nowhere", "--out", "/nowhere/x", "--tracking", "sqlite:////nowhere/mlflow.db"],
+        ["merge", "/nowhere/adapter", "--out", "/nowhere/merged"],
         ["predict", "runs:/1/model", "/nowhere", "--out", "/nowhere/x", "--tracking", "sqlite:////nowhere/mlflow.db"],
         ["evaluate", "m2e2", "--gold", "/nowhere", "--pred", "/nowhere/p.json"],
         ["evaluate", "generative", "--gold", "/nowhere.jsonl", "--pred", "/nowhere/p.jsonl"],
@@ -195,7 +203,7 @@ def test_config_explains_every_field():
     paths = [line.split("=")[0] for line in printed if not line.startswith("    ")]
     assert paths == list(flatten(load("xmtl")))
     assert "train.epochs=10" in printed and "data.ace.dev=" in done.stdout
-    assert printed[printed.index("train.epochs=10") + 1] == "    Passes over the data [Experimental setup]."
+    assert printed[printed.index("train.epochs=10") + 1] == "    Passes over the data [A: Experimental setup]."
 
 
 def test_world_refuses_a_folder_with_files(tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console(highlight=False)
 
@@ -29,6 +31,37 @@ def print_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Non
                 *(f"{values[column]:g}" for column in ("correct", "predicted", "gold")),
             )
         console.print(table)
+
+
+class _Rate(ProgressColumn):
+    """Items in a second, or in a minute where that is less than one."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed or task.completed / (task.elapsed or 1)
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{60 * speed:.1f}/min")
+
+
+@contextlib.contextmanager
+def progress_bar(verb: str) -> Iterator[Callable[[int, int], None]]:
+    """On the error stream: gives what is to be told items done, first 0, and all items; a bar is shown from then on."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(verb, total=None)
+    with contextlib.ExitStack() as shown:
+
+        def progress(done: int, of: int) -> None:
+            if done == 0:
+                shown.enter_context(bar)
+            bar.update(task, completed=done, total=of)
+
+        yield progress
+
+
+def many(count: int, noun: str) -> str:
+    """``1 document``, ``2,000 documents``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @contextlib.contextmanager

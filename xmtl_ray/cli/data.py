@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
-from xmtl_ray.cli.console import console, user_errors
+from xmtl_ray.cli.console import console, progress_bar, user_errors
 from xmtl_ray.data.format_names import Format
 
 if TYPE_CHECKING:
@@ -163,15 +160,7 @@ def detect_objects(
         from xmtl_ray.data import objects
         from xmtl_ray.distill.detect import detect
 
-        bar = Progress(console=Console(stderr=True))
-        task = bar.add_task("detecting", total=None)
-        with contextlib.ExitStack() as shown:
-
-            def progress(done: int, of: int) -> None:
-                if done == 0:
-                    shown.enter_context(bar)
-                bar.update(task, completed=done, total=of)
-
+        with progress_bar("detecting") as progress:
             counts = detect(images, detector, out, actors, gpu, progress=progress)
         if voa is not None:
             objects.write_voa(voa, objects.read(out))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from xmtl_ray.cli.console import console, user_errors
+from xmtl_ray.cli.console import console, progress_bar, user_errors
 
 if TYPE_CHECKING:
     from xmtl_ray.distill.pseudo_label import Counts
@@ -58,15 +55,7 @@ def pseudo_label(
         settings = load(recipe, overrides or [])
         from xmtl_ray.distill.pseudo_label import label
 
-        bar = Progress(console=Console(stderr=True))
-        task = bar.add_task("labelling", total=None)
-        with contextlib.ExitStack() as shown:
-
-            def progress(done: int, of: int) -> None:
-                if done == 0:
-                    shown.enter_context(bar)
-                bar.update(task, completed=done, total=of)
-
+        with progress_bar("labelling") as progress:
             counts = label(settings, out, progress)
         _tell(out, counts)
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from xmtl_ray.cli.console import console, user_errors
+from xmtl_ray.cli.console import console, many, progress_bar, user_errors
 
 if TYPE_CHECKING:
     from xmtl_ray.serving.predict import Counts
@@ -92,7 +88,7 @@ def predict(
             for each in (model, *(more or []))
         ]
         config_of(folders[0])  # tells what a folder lacks, and not only that it has no config.yaml
-        with _bar() as progress:
+        with progress_bar("predicting") as progress:
             counts = run(
                 folders,
                 documents,
@@ -112,20 +108,6 @@ def predict(
         _tell(out, html, counts)
 
 
-@contextlib.contextmanager
-def _bar() -> Iterator[object]:
-    bar = Progress(console=Console(stderr=True))
-    task = bar.add_task("predicting", total=None)
-    with contextlib.ExitStack() as shown:
-
-        def progress(done: int, of: int) -> None:
-            if done == 0:
-                shown.enter_context(bar)
-            bar.update(task, completed=done, total=of)
-
-        yield progress
-
-
 _TASKS = {
     "td": "no text events",
     "ae": "no arguments in text",
@@ -139,27 +121,23 @@ def _tell(out: Path, html: Path | None, counts: Counts) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
     say(
-        f"{out}: {counts.predicted:,} of {_many(counts.documents, 'document')}, {_many(counts.sentences, 'sentence')}, "
-        f"{_many(counts.images, 'image')}: {_many(counts.text_events, 'text event')}, "
-        f"{_many(counts.visual_events, 'visual event')}, {_many(counts.multimedia_events, 'pair')} "
+        f"{out}: {counts.predicted:,} of {many(counts.documents, 'document')}, {many(counts.sentences, 'sentence')}, "
+        f"{many(counts.images, 'image')}: {many(counts.text_events, 'text event')}, "
+        f"{many(counts.visual_events, 'visual event')}, {many(counts.multimedia_events, 'pair')} "
         f"({counts.coreference})"
     )
     if counts.resumed:
-        say(f"from an earlier run that was stopped: {_many(counts.resumed, 'document')}")
+        say(f"from an earlier run that was stopped: {many(counts.resumed, 'document')}")
     if counts.refused:
-        say(f"left out: {_many(counts.refused, 'broken document')}, see {counts.quarantine}")
+        say(f"left out: {many(counts.refused, 'broken document')}, see {counts.quarantine}")
     for task in counts.missing:
         say(f"no model here has the task {task}: {_TASKS[task]}; --model adds one that has")
     if counts.without_entities and "ae" not in counts.missing:
-        without = _many(counts.without_entities, "document")
+        without = many(counts.without_entities, "document")
         say(f"without entities, so without arguments in the text: {without}; --ner finds them")
     if counts.without_objects and "rc" not in counts.missing:
-        say(f"without objects, so without arguments: {_many(counts.without_objects, 'image')}; --detector finds them")
+        say(f"without objects, so without arguments: {many(counts.without_objects, 'image')}; --detector finds them")
     if counts.cut_words:
-        say(f"beyond the model's longest input, so without triggers: {_many(counts.cut_words, 'word')}")
+        say(f"beyond the model's longest input, so without triggers: {many(counts.cut_words, 'word')}")
     if html is not None:
         say(f"look at it: {html}")
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

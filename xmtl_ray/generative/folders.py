@@ -136,24 +136,32 @@ def load(
     """
     config = config or saved_config(folder)
     config = config.model_copy(update={"data": config.data.model_copy(update={"features": None})})
-    if (folder / qlora.BASE).is_file():
-        pinned = qlora.base_of(folder)
-        where = base or Path(pinned.path)
-        if not where.is_dir():
-            raise FolderError(f"{folder}: its base {where} is not here; name the folder where it lies now (--base)")
-        config = _of_base(config, str(where), bits or pinned.bits)
+    if (where := base_folder(folder, base)) is not None:
+        config = _of_base(config, str(where), bits or qlora.base_of(folder).bits)
         chat, found = _base(config, dtype, (), device, media), _pinned(config)
         assert found is not None
         qlora.load_adapter(folder, chat.module, chat.language_model, found.sha256)
-    elif base is not None:
-        raise FolderError(f"{folder}: found no {qlora.BASE}, so it is no adapter and takes no base")
     else:
         config, found = _of_base(config, str(folder), bits or 16), None
         chat = _base(config, dtype, (), device, media)
     chat.module.to(device or torch.device("cpu"))
     chat.module.eval()
-    schema = json.loads((folder / SCHEMA).read_text(encoding="utf-8")) if (folder / SCHEMA).is_file() else {}
-    return Loaded(chat, config, found, schema)
+    return Loaded(chat, config, found, saved_schema(folder))
+
+
+def base_folder(folder: Path, base: Path | None = None) -> Path | None:
+    """Where the base of the adapter in ``folder`` lies: ``base``, or where it lay; None of a model that is no adapter.
+
+    Raises ValueError where it does not lie there, and for a base of what has none.
+    """
+    if not (folder / qlora.BASE).is_file():
+        if base is not None:
+            raise FolderError(f"{folder}: found no {qlora.BASE}, so it is no adapter and takes no base")
+        return None
+    where = base or Path(qlora.base_of(folder).path)
+    if not where.is_dir():
+        raise FolderError(f"{folder}: its base {where} is not here; name the folder where it lies now (--base)")
+    return where
 
 
 def merge(folder: Path, out: Path, base: Path | None = None, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -179,6 +187,14 @@ def constraint(settings: Generation, loaded: Loaded) -> AnswerGrammars | None:
         )
     tokenizer, vocabulary = loaded.chat.tokenizer, loaded.chat.head.out_features
     return AnswerGrammars(tokenizer, vocabulary, loaded.schema, quoted=settings.constrained == "spans")
+
+
+def saved_schema(folder: Path) -> Schema:
+    """Event type → roles, of the data that a folder's model was trained on; empty where that is not known."""
+    if not (folder / SCHEMA).is_file():
+        return {}
+    found: Schema = json.loads((folder / SCHEMA).read_text(encoding="utf-8"))
+    return found
 
 
 def saved_config(folder: Path) -> FinetuneConfig:
@@ -254,7 +270,7 @@ def _base(
         spec.max_tokens if config.train.pack else None,
         config.prompt.system,
         None if data.features is None else TowerFeatures(data.features),
-        config.engine.zero_stage == 3,
+        config.engine.zero_stage == 3 or (config.engine.zero_stage > 0 and spec.train_connector),
     )
 
 

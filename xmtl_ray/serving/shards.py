@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def commit(batch: Batch, parts: Path, lines: Callable[[str, Sequence[str]], Sequ
             # A shard whose actor died after it was committed comes again.
             if not path.exists():
                 text = "".join(lines(str(key), [str(item) for item in items]))
-                write_whole(path, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+                write_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
             with path.open(encoding="utf-8") as file:
                 broken = next((reason for line in file if (reason := refusal(line)) is not None), "")
             for name, value in (("key", key), ("count", len(items)), ("broken", broken)):
@@ -180,7 +181,7 @@ def _on_ray(
         from ray.data import ActorPoolStrategy
         from ray.exceptions import RayError
 
-        made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        made = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map_batches(
             worker,
             fn_constructor_kwargs=dict(settings),
             batch_size=1,
