@@ -236,7 +236,14 @@ class FinetuneConfig(Run):
                 "engine.zero_stage: found 3, expected at most 2 with model.family=hf_vlm: a worker whose batch has no "
                 "medium would not run the tower that ZeRO-3 gathers on all workers at once"
             )
-        if self.engine.zero_stage == 3 and self.data.features is not None:
+        stage = self.engine.zero_stage
+        if self.model.family == "hf_vlm" and (stage == 3 or (stage > 0 and self.model.train_connector)):
+            raise ValueError(
+                f"engine.zero_stage: found {stage}, expected 0 with model.family=hf_vlm"
+                f"{'' if stage == 3 else ', or model.train_connector=false'}: where one worker's batch has a medium "
+                "and another's has none, they would wait for each other"
+            )
+        if stage == 3 and self.data.features is not None:
             raise ValueError(
                 "data.features: found a folder, expected null with engine.zero_stage=3: a worker that finds its "
                 "features there would not run the tower that ZeRO-3 gathers on all workers at once"

@@ -289,6 +289,8 @@ def load_tokenizer(folder: Path, language: PretrainedConfig) -> PreTrainedTokeni
         )
     except (OSError, ValueError) as error:
         raise ChatError(f"{folder}: no tokenizer that can be read: {str(error).splitlines()[0]}") from None
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # some classes are made of nothing as well
+        raise ChatError(f"{folder}: found a tokenizer without any piece, expected tokenizer.json or the like")
     if not tokenizer.chat_template:
         raise ChatError(f"{folder}: its tokenizer has no chat template, expected one in tokenizer_config.json")
     return tokenizer

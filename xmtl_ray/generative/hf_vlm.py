@@ -334,6 +334,8 @@ def _end_of_answers(chat: HfVlm) -> str:
     tokenizer, answer = chat.tokenizer, "4711"
     if tokenizer.eos_token is None:
         raise ChatError("tokenizer: found no end token, expected one that ends answers")
+    if not tokenizer("x", add_special_tokens=False)["input_ids"]:
+        raise ChatError("tokenizer: found none of its pieces, expected tokenizer.json or the like")
     if tokenizer("x")["input_ids"][-1] != tokenizer("x", add_special_tokens=False)["input_ids"][-1]:
         raise ChatError("tokenizer: found a token put behind each text, expected none: prompts go on")
     said = [_user("x"), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]

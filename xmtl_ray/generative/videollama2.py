@@ -65,7 +65,7 @@ class VideoLLaMA2Chat:
         system: begin conversations with the family's system message, if it has one.
         features: where the frozen tower's outputs are kept; None: nowhere.
         always_see: run tower and connector on an empty picture where a batch has no medium, without effect: under
-            ZeRO-3 every worker must gather their weights at once.
+            ZeRO-3 all workers gather their weights at once, under ZeRO-1 and -2 they reduce the connector's gradients.
     """
 
     def __init__(
@@ -132,10 +132,7 @@ class VideoLLaMA2Chat:
 
     def hidden(self, batch: MediaBatch) -> Tensor:
         """See :class:`ChatModel`."""
-        states = self.module.hidden(batch.layout, self._seen(batch.media))
-        if self.always_see and not batch.media:
-            states = states + 0 * self._blank().to(states.dtype)
-        return states
+        return self.module.hidden(batch.layout, self._seen(batch.media))
 
     def generate(self, batch: MediaBatch, **settings: Any) -> Tensor:
         """See :class:`ChatModel`."""
@@ -176,6 +173,10 @@ class VideoLLaMA2Chat:
 
     def _seen(self, media: Sequence[Medium]) -> list[Tensor]:
         """Features of each medium; all that the tower must see it sees in one pass, and what is kept only once."""
+        if not media and self.always_see:
+            # It has no place to stand in, but the same weights are used, and in the same order, as by other workers.
+            side, device = self.module.tower.config.image_size, next(self.module.connector.parameters()).device
+            return self.module.features([torch.zeros(1, 3, side, side, device=device)])
         names = [one.key or number for number, one in enumerate(media)]
         new = {name: one for name, one in zip(names, media, strict=True) if not one.seen}
         seen = self.module.features([one.tensor for one in new.values()]) if new else []
@@ -184,13 +185,6 @@ class VideoLLaMA2Chat:
             if one.key is not None and self.features is not None:
                 self.features.put(one.key, found[name])
         return [one.tensor if one.seen else found[name] for name, one in zip(names, media, strict=True)]
-
-    def _blank(self) -> Tensor:
-        tower = self.module.tower
-        side = tower.config.image_size
-        weight = next(self.module.connector.parameters())
-        pixels = torch.zeros(1, 3, side, side, device=weight.device)
-        return self.module.visual_tokens(self.module.features([pixels])).sum()
 
 
 def weights_hash(module: nn.Module) -> str:
