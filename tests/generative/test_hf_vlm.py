@@ -556,6 +556,11 @@ def test_folders_that_are_no_such_model(vlms, tmp_path, chat):
     (bare / "processor_config.json").unlink()
     with pytest.raises(ValueError, match=str(bare)):
         load(bare)
+    for name in ("llava", "qwen2_vl"):
+        pieces = shutil.copytree(vlms[name], tmp_path / f"{name} without pieces")
+        (pieces / "tokenizer.json").unlink()
+        with pytest.raises(ValueError, match=str(pieces)):
+            load(pieces)
     raw = json.loads((vlms["llava"] / "config.json").read_text())
     raw["text_config"]["final_logit_softcapping"] = 30.0
     capped = turned(vlms["llava"], tmp_path / "capped", config=json.dumps(raw))
