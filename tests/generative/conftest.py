@@ -4,15 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_vlm
 import torch
-from tiny_vlm import randomise
 
 from xmtl_ray.config.finetune import BuiltLanguage
 from xmtl_ray.data import videollama2
 from xmtl_ray.data.corpus import write_corpus
 from xmtl_ray.data.pixels import Preprocess
 from xmtl_ray.events.records import Conversation
-from xmtl_ray.generative import built
+from xmtl_ray.generative import built, hf_vlm
 from xmtl_ray.generative.videollama2 import VideoLLaMA2Chat
 
 TINY = BuiltLanguage(
@@ -73,8 +73,40 @@ def chat(corpus, tokenizers):
 
     def make(family="videollama2", seed=0, pad=True, system=False, **given) -> VideoLLaMA2Chat:
         model = built.make_model(TINY, family, tokenizers[family], seed)
-        randomise(model, seed, 0.3)
+        tiny_vlm.randomise(model, seed, 0.3)
         preprocess = Preprocess.built_in(model.tower.family, TINY.image_px, pad)
         return VideoLLaMA2Chat(model.eval(), tokenizers[family], preprocess, corpus, system=system, **given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def vlms(conversations, tmp_path_factory) -> dict[str, Path]:
+    """Their folders."""
+    texts = [
+        text
+        for some in conversations.values()
+        for one in some
+        for turn in one.turns
+        for text in (turn.prompt, turn.answer)
+    ]
+    root = tmp_path_factory.mktemp("vlms")
+    return {name: getattr(tiny_vlm, f"write_{name}")(root / name, texts) for name in tiny_vlm.NAMES}
+
+
+@pytest.fixture(params=tiny_vlm.NAMES)
+def name(request) -> str:
+    """Each of them."""
+    return request.param
+
+
+@pytest.fixture
+def vlm(vlms, corpus):
+    """Makes a chat model of one of them."""
+
+    def make(name: str) -> hf_vlm.HfVlm:
+        found = hf_vlm.load(vlms[name], corpus, None, torch.float32, None)
+        found.module.eval()
+        return found
 
     return make

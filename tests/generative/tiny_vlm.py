@@ -5,6 +5,7 @@ Qwen2-VL with one of the shape of its own, whose number of places follows from a
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,6 +30,11 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from transformers.models.video_llava.video_processing_video_llava import VideoLlavaVideoProcessor
 
+from xmtl_ray.config.finetune import Generation
+from xmtl_ray.events.records import Conversation, Turn
+from xmtl_ray.generative.answering import answers
+
+NAMES = ("video_llava", "qwen2_vl", "llava")
 SIDE, PATCH = 28, 14
 LLAVA = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
@@ -152,3 +158,18 @@ def _write(folder: Path, model: torch.nn.Module, processor: object) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def known(name: str, conversations: list[Conversation]) -> list[Conversation]:
+    """Those that the model has a sense for, and one of two turns."""
+    some = [one for one in conversations if name != "llava" or one.media is None or one.media.kind == "image"]
+    first = some[1]
+    return [*some, replace(first, id="turns", turns=(*first.turns, Turn("And where?", "Там, 那里.")))]
+
+
+def answered(chat, conversations, batch: int = 4) -> dict[str, str]:
+    settings = Generation(greedy=True, max_new_tokens=6, batch=batch)
+    return {
+        found.id: found.text
+        for found in answers(chat, [chat.encode(one) for one in conversations], settings, torch.device("cpu"))
+    }

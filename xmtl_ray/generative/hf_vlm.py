@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from PIL import Image as Picture
@@ -31,6 +30,7 @@ from transformers import (
 from xmtl_ray.data import images
 from xmtl_ray.data.frames import read_frames
 from xmtl_ray.events.records import Conversation, DataError, Media
+from xmtl_ray.generative.hf_template import end_of_answers, kinds, user, written
 from xmtl_ray.generative.samples import Sample
 from xmtl_ray.models import checkpoint_files
 from xmtl_ray.models.chat import ChatError, pad_id
@@ -80,8 +80,8 @@ class HfVlm:
         self.tokenizer = processor.tokenizer
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(pad_id(self.tokenizer))
-        self._end = _end_of_answers(self)
-        self._kinds = _kinds(self)
+        self._end = end_of_answers(processor)
+        self._kinds = kinds(processor)
         self._places: dict[tuple[str, tuple[int, int]], int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
 
@@ -191,7 +191,7 @@ class HfVlm:
         said: list[dict[str, Any]] = []
         for number, turn in enumerate(conversation.turns):
             kind = conversation.media.kind if conversation.media is not None and not number else None
-            said.append(_user(turn.prompt, kind))
+            said.append(user(turn.prompt, kind))
             if turn.answer or number < len(conversation.turns) - 1:
                 said.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer + self._end}]})
         return said
@@ -249,7 +249,7 @@ class HfVlm:
         if (kind, size) not in self._places:
             blank = Picture.new("RGB", size)
             pictures, videos = ([[blank]], []) if kind == "image" else ([[]], [_stacked([blank] * FRAMES)])
-            said = [_user("x", kind)]
+            said = [user("x", kind)]
             text = self._text(said, generation=True)
             whole = self._process([text], pictures, videos, left=False)["input_ids"].shape[1]
             self._places[kind, size] = whole - len(self._ids(said, generation=True))
@@ -308,58 +308,9 @@ def outside_decoder(folder: Path) -> list[str]:
     ]
 
 
-def written(processor: Any, said: Sequence[dict[str, Any]], *, generation: bool) -> str:
-    """The conversation as the processor's template writes it. Raises ChatError where it refuses."""
-    try:
-        return processor.apply_chat_template(list(said), tokenize=False, add_generation_prompt=generation)
-    except (jinja2.exceptions.TemplateError, ValueError, TypeError) as error:
-        roles = ", ".join(message["role"] for message in said)
-        raise ChatError(
-            f"chat template: found {str(error).splitlines()[0]!r}, expected it to take {roles} with content as a list"
-        ) from None
-
-
-def _user(text: str, kind: str | None = None) -> dict[str, Any]:
-    medium = [] if kind is None else [{"type": kind}]
-    return {"role": "user", "content": [*medium, {"type": "text", "text": text}]}
-
-
 def _stacked(frames: Sequence[Picture.Image]) -> np.ndarray:
     """uint8 [T, H, W, 3]."""
     return np.stack([np.asarray(frame) for frame in frames])
-
-
-def _end_of_answers(chat: HfVlm) -> str:
-    """The end token where the template does not write it itself. Raises ChatError."""
-    tokenizer, answer = chat.tokenizer, "4711"
-    if tokenizer.eos_token is None:
-        raise ChatError("tokenizer: found no end token, expected one that ends answers")
-    if not tokenizer("x", add_special_tokens=False)["input_ids"]:
-        raise ChatError("tokenizer: found none of its pieces, expected tokenizer.json or the like")
-    if tokenizer("x")["input_ids"][-1] != tokenizer("x", add_special_tokens=False)["input_ids"][-1]:
-        raise ChatError("tokenizer: found a token put behind each text, expected none: prompts go on")
-    said = [_user("x"), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-    text = written(chat.processor, said, generation=False)
-    before, found, after = text.rpartition(answer)
-    if not found or "'type'" in before:
-        raise ChatError(f"chat template: found {text!r}, expected what was said, given as lists of content")
-    return "" if tokenizer.eos_token in after else tokenizer.eos_token
-
-
-def _kinds(chat: HfVlm) -> set[str]:
-    """Media that processor and template know."""
-    parts = {kind: getattr(chat.processor, f"{kind}_processor", None) for kind in ("image", "video")}
-    bare = written(chat.processor, [_user("x")], generation=True)
-    kinds = {
-        kind
-        for kind, part in parts.items()
-        if part is not None and written(chat.processor, [_user("x", kind)], generation=True) != bare
-    }
-    if kinds == set(parts):
-        names = [set(part.model_input_names) for part in parts.values()]
-        if names[0] & names[1]:  # one would stand in the other's place where a batch has both
-            kinds.remove("video")
-    return kinds
 
 
 def _check_head(folder: Path, model: PreTrainedModel) -> None:
