@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPVisionConfig, PreTrainedTokenizerFast, SiglipVisionConfig
 
@@ -32,16 +32,19 @@ _SPECIAL: dict[str, tuple[list[str], str]] = {
 }
 
 
+_PIECES = r"[ ,]*[\"\[\]{}][ ,:\"\[\]{}]*|\p{Han}|\d|\s|[^\w\s]"
+"""What stands alone: JSON's signs as they follow each other, a Chinese character, a digit, a space, any other sign. A
+word is then the same pieces in a sentence, in JSON and at the end of a line, so that copying it is copying."""
+
+
 def learn_tokenizer(conversations: Iterable[Conversation], vocabulary: int, family: Family) -> PreTrainedTokenizerFast:
     """A byte-level BPE of at most ``vocabulary`` pieces with the family's chat template; any text round-trips."""
     special, template = _SPECIAL[family]
     core = Tokenizer(models.BPE())
-    # Digits apart, and JSON's signs: numbers and brackets are then the same pieces in every sentence.
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.Punctuation(),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     core.decoder = decoders.ByteLevel()
