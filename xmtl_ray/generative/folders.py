@@ -13,7 +13,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from xmtl_ray.config import load as config_files
 from xmtl_ray.config.finetune import FinetuneConfig, Generation
@@ -284,9 +290,12 @@ def load_tokenizer(folder: Path, language: PretrainedConfig) -> PreTrainedTokeni
     Raises ChatError where it has no chat template.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, config=language, trust_remote_code=False, local_files_only=True
-        )
+        if _is_generic(folder):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=language, trust_remote_code=False, local_files_only=True
+            )
     except (OSError, ValueError) as error:
         raise ChatError(f"{folder}: no tokenizer that can be read: {str(error).splitlines()[0]}") from None
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # some classes are made of nothing as well
@@ -294,6 +303,13 @@ def load_tokenizer(folder: Path, language: PretrainedConfig) -> PreTrainedTokeni
     if not tokenizer.chat_template:
         raise ChatError(f"{folder}: its tokenizer has no chat template, expected one in tokenizer_config.json")
     return tokenizer
+
+
+def _is_generic(folder: Path) -> bool:
+    """Whether tokenizer.json alone says how text is cut; the language model's own class would cut it in its way."""
+    file = folder / "tokenizer_config.json"
+    named = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class") if file.is_file() else None
+    return named in {"PreTrainedTokenizerFast", "TokenizersBackend"}
 
 
 def prefix(module: nn.Module, part: nn.Module) -> str:
