@@ -19,7 +19,12 @@ def test_every_recipe_loads_and_its_dump_gives_it_back(name):
 
 @pytest.mark.parametrize("name", [name for name in recipes() if not name.endswith("_smoke")])
 def test_every_real_recipe_has_a_smoke_twin(name):
-    twin = {"xmtl_demo": "xmtl_smoke", "xmtl_world": "xmtl_full_smoke"}.get(name, f"{name}_smoke")
+    twin = {
+        "xmtl_demo": "xmtl_smoke",
+        "xmtl_world": "xmtl_full_smoke",
+        "corpus_base": "videollama21_smoke",
+        "corpus_qlora": "videollama21_smoke",
+    }.get(name, f"{name}_smoke")
     assert twin in recipes()
 
 
