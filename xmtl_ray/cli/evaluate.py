@@ -162,6 +162,9 @@ def evaluate_generative(
     reasoned: Annotated[
         bool, typer.Option("--reasoned", help="Answers were to reason before the JSON; that counts apart from repairs")
     ] = False,
+    only_gold: Annotated[
+        bool, typer.Option("--only-gold", help="Leave answers out that have no gold, instead of refusing them")
+    ] = False,
     beside: Annotated[
         str | None, typer.Option(help="Paper B's figures of videollama2 or videollama21, beside these")
     ] = None,
@@ -181,7 +184,7 @@ def evaluate_generative(
         from xmtl_ray.events.answers import read_answers, read_cut, read_samples
 
         samples = read_samples(gold)
-        scored = score(samples, read_answers(pred, samples), reasoned)
+        scored = score(samples, read_answers(pred, samples, only_gold), reasoned)
         found = summary(scored, examples, reason=reasoned, cut=read_cut(pred))
         note = published.data_note(found, same_data)
         rows = None if beside is None else published.beside(found, beside)

@@ -211,7 +211,8 @@ def _tell(out: Path, html: Path | None, counts: Counts) -> None:
     if counts.gold is None:
         say("no record's own answer is event JSON, so there is nothing to score these by")
         return
+    more = " --reasoned" if counts.reasoned else ""
     if counts.samples < counts.answered:
         say(f"without gold: {many(counts.answered - counts.samples, 'answer')}")
-    more = " --reasoned" if counts.reasoned else ""
+        more += " --only-gold"
     say(f"next: xmtl evaluate generative --gold {counts.gold} --pred {out}{more}")

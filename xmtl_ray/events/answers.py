@@ -65,20 +65,21 @@ def write_samples(path: Path, samples: Iterable[GenerativeSample]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_answers(path: Path, samples: Iterable[GenerativeSample]) -> dict[str, str]:
+def read_answers(path: Path, samples: Iterable[GenerativeSample], only_gold: bool = False) -> dict[str, str]:
     """The model's raw answers by sample id; some may be missing.
 
-    Raises DataError, also for an id that comes twice or that none of ``samples`` has.
+    Raises DataError, also for an id that comes twice or that none of ``samples`` has; with ``only_gold`` answers to
+    other questions are left out.
     """
     known, seen = {sample.id for sample in samples}, dict[str, int]()
 
     def answer(index: int, row: _Answer) -> tuple[str, str]:
         _once(path, index, row.id, seen)
-        if row.id not in known:
+        if row.id not in known and not only_gold:
             raise DataError(path, index, "id", row.id, f"the id of one of the {len(known)} samples")
         return row.id, row.output
 
-    return dict(stream_list(path, _ANSWER, answer))
+    return {name: output for name, output in stream_list(path, _ANSWER, answer) if name in known}
 
 
 def read_cut(path: Path) -> frozenset[str] | None:
