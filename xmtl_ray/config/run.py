@@ -71,6 +71,8 @@ class Cluster(Section):
     """Ray Train workers; 0: this process, without a cluster (Ray Train's local mode)."""
     gpu: bool = False
     """One GPU per worker."""
+    gpu_memory: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?\s*([gGmM]([iI]?[bB])?)?$")] = None
+    """Of the smallest GPU, e.g. 40GiB: a run that cannot fit is refused before it starts; none: this machine's."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs reserved per worker, and its torch threads (rounded down, at least 1)."""
     address: str | None = None

@@ -24,12 +24,13 @@ from xmtl_ray.data.mixture import epoch_batches, rank_share
 from xmtl_ray.evaluation import generative
 from xmtl_ray.events.records import GenerativeSample
 from xmtl_ray.events.schema_prompt import schema_of
-from xmtl_ray.generative import dev, folders
+from xmtl_ray.generative import dev, folders, memory_plan
 from xmtl_ray.generative.answering import Answer, answers
 from xmtl_ray.generative.media_check import Refused, readable
 from xmtl_ray.generative.objective import NextToken
 from xmtl_ray.generative.prompting import prompted
 from xmtl_ray.generative.samples import Sample, encode_all
+from xmtl_ray.models import memory
 from xmtl_ray.models.parameter_groups import groups
 from xmtl_ray.multitask.examples import hold_out
 from xmtl_ray.multitask.weighting import Fixed
@@ -240,6 +241,7 @@ def finish(
         _write_lines(folder / "quarantine.jsonl", [one._asdict() for one in built.refused])
         folders.save(folder / MODEL, built.loaded, state)
     if not built.test:
+        _note_memory(context, config, built, position, track)
         return {"scores": {}}
     chat.module.load_state_dict(state, strict=False)
     found = answer_all(context, config, built, built.test)
@@ -253,6 +255,7 @@ def finish(
     for left_out in ("test/loss_lm", "test/token_probability"):
         del own[left_out]
     track(position.step, own)
+    _note_memory(context, config, built, position, track)
     return {"scores": scores}
 
 
@@ -294,6 +297,18 @@ def origin(config: FinetuneConfig) -> dict[str, str]:
     spec = config.data
     paths = {"train": spec.train, "dev": spec.dev, "test": spec.test}
     return {f"sha256.data.{name}": of_file(path) for name, path in paths.items() if path is not None}
+
+
+def _note_memory(
+    context: WorkerContext, config: FinetuneConfig, built: Built, position: Position, track: Track
+) -> None:
+    """On a GPU: the bytes that rank 0 had at most, and what was planned for the longest conversation that there is."""
+    if context.rank != 0 or context.device.type != "cuda":
+        return
+    longest = max(sample.length for sample in (*built.train, *built.dev, *built.test))
+    found = memory.compared(memory_plan.planned(config, longest), torch.cuda.max_memory_allocated(context.device))
+    log.info("memory: {memory/peak_gib:.2f} GiB, planned {memory/planned_gib:.2f}".format_map(found))
+    track(position.step, found)
 
 
 def _largest(context: WorkerContext, count: int) -> int:

@@ -88,6 +88,8 @@ def check(config: Config | FinetuneConfig) -> None:
             raise LaunchError(f"{path}: {value} does not exist; data.root is {config.data.root}")
     if isinstance(config, Config):
         _check_store(config)
+    else:
+        _check_memory(config)
     _check_same_run(config)
 
 
@@ -99,6 +101,36 @@ def _check_store(config: Config) -> None:
             f"multitask.pseudo.store: found {found}; strategy xmtl learns from a folder of pseudo-labels: make one by "
             "`xmtl pseudo-label`, let `xmtl run` do it, or set multitask.strategy=joint"
         )
+
+
+def _check_memory(config: FinetuneConfig) -> None:
+    """Refuse what cannot fit whatever the length of the sequences; what may not fit with the longest is told."""
+    spec = config.cluster
+    if not spec.gpu:
+        return
+    import torch
+
+    from xmtl_ray.generative.memory_plan import fits
+    from xmtl_ray.models.memory import GIB, largest, size
+
+    if spec.gpu_memory is not None:
+        gpu = size(spec.gpu_memory)
+    elif spec.address is None and torch.cuda.is_available():
+        gpu = min(torch.cuda.get_device_properties(one).total_memory for one in range(torch.cuda.device_count()))
+    else:
+        return
+    plan = fits(config, gpu)
+    if plan.fits:
+        return
+    parts = " and ".join(f"{name} ({value / GIB:.1f} GiB)" for name, value in largest(plan.peak))
+    advice = "no setting makes it fit" if plan.enough is None else f"set {' '.join(plan.enough)}"
+    told = (
+        f"at most {plan.total / GIB:.1f} GiB per GPU, of {gpu / GIB:.1f}, are needed for {plan.peak.name}; largest are "
+        f"{parts}; to make it fit {advice}; see xmtl plan"
+    )
+    if not plan.possible:
+        raise LaunchError(f"cluster.gpu_memory: the run does not fit however short its sequences are: {told}")
+    log.warning("cluster.gpu_memory: sequences of %d places do not fit: %s", config.model.max_tokens, told)
 
 
 def _check_same_run(config: Config | FinetuneConfig) -> None:
