@@ -22,12 +22,12 @@ VOCABULARY, WORDS = 152_064, 200
 """Tokens; words of a source."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """Byte-level BPE without merges: all bytes, then tokens of one to eight letters, some with a quotation mark."""
     draw = random.Random(0)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     texts = dict.fromkeys(alphabet)
-    while len(texts) < VOCABULARY - 3:
+    while len(texts) < vocabulary - 3:
         text = "".join(draw.choices(string.ascii_letters, k=draw.randint(1, 8)))
         start = draw.choice(["", "Ġ"])
         texts[start + (text[:2] + '"' + text[2:4] if draw.random() < 0.04 else text)] = None
