@@ -29,6 +29,7 @@ VERBS = [
     "finetune",
     "generate",
     "merge",
+    "plan",
     "evaluate m2e2",
     "evaluate baseline",
     "evaluate generative",

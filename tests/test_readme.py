@@ -29,11 +29,11 @@ def test_every_command_parses(line):
     import typer
 
     from xmtl_ray.cli.main import app
-    from xmtl_ray.config.load import load
+    from xmtl_ray.config.load import load_any
 
     verb, *arguments = line.split()[1:]
-    if verb in {"train", "run"}:
-        load(arguments[0], [argument for argument in arguments[1:] if argument != "--dry-run"])
+    if verb in {"train", "run", "finetune"}:
+        load_any(arguments[0], [argument for argument in arguments[1:] if argument != "--dry-run"])
         return
     context = typer.main.get_command(app)
     command = context.commands[verb]

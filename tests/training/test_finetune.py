@@ -67,7 +67,7 @@ def test_what_must_not_change_a_loss(made, tmp_path, change):
 
 def test_learning_lowers_the_loss_for_every_method(made, tmp_path):
     """Two epochs of six steps at a high rate; beneath adapters the output head stays as random as it was."""
-    for method, most in (("qlora", 0.98), ("lora", 0.98), ("full", 0.9)):
+    for method, most in (("qlora", 0.99), ("lora", 0.99), ("full", 0.9)):
         losses, _, _ = run(config(*made, method), tmp_path / method)
         assert losses[12]["train/loss"] < most * losses[1]["train/loss"], method
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from xmtl_ray.cli import corpus, data, distill, evaluate, finetune, generate, pipeline, predict
+from xmtl_ray.cli import corpus, data, distill, evaluate, finetune, generate, pipeline, plan, predict
 from xmtl_ray.cli.console import console, print_scores, user_errors
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(distill.app)
 app.add_typer(predict.app)
 app.add_typer(finetune.app)
 app.add_typer(generate.app)
+app.add_typer(plan.app)
 app.add_typer(corpus.app)
 
 Overrides = Annotated[
