@@ -41,6 +41,9 @@ class Conversations(Section):
     original puts a random other sample in the place of such a one."""
     features: Path | None = None
     """Folder that the frozen tower's outputs are kept in and read from again, exact; none: computed every time."""
+    media_cache_mib: Annotated[int, Field(ge=0)] = 512
+    """Memory per worker (and per loader process) for decoded media, in MiB: starting a video's decoder anew takes a
+    quarter of a second."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes per worker that decode media ahead; 0: the worker itself does."""
 

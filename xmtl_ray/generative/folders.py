@@ -275,6 +275,7 @@ def _base(
         media,
         spec.max_tokens if config.train.pack else None,
         config.prompt.system,
+        data.media_cache_mib,
         None if data.features is None else TowerFeatures(data.features),
         config.engine.zero_stage == 3 or (config.engine.zero_stage > 0 and spec.train_connector),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -63,6 +64,7 @@ class VideoLLaMA2Chat:
         media: folder that the conversations' media lie below.
         capacity: places of a row that sequences are packed into; None: a row for each.
         system: begin conversations with the family's system message, if it has one.
+        cache_mib: memory for pixels that were made, in MiB.
         features: where the frozen tower's outputs are kept; None: nowhere.
         always_see: run tower and connector on an empty picture where a batch has no medium, without effect: under
             ZeRO-3 all workers gather their weights at once, under ZeRO-1 and -2 they reduce the connector's gradients.
@@ -76,6 +78,7 @@ class VideoLLaMA2Chat:
         media: Path,
         capacity: int | None = None,
         system: bool = True,
+        cache_mib: int = 0,
         features: TowerFeatures | None = None,
         always_see: bool = False,
     ) -> None:
@@ -86,6 +89,7 @@ class VideoLLaMA2Chat:
         self._tokens, self._frames = model.tokens, model.frames
         self._tower_hash = "" if features is None else weights_hash(model.tower)
         self._content: dict[Path, str] = {}
+        self._pixels: LRUCache[Path, Tensor] = LRUCache(max(1, cache_mib << 20), getsizeof=lambda pixels: pixels.nbytes)
 
     @property
     def language_model(self) -> nn.Module:
@@ -161,7 +165,11 @@ class VideoLLaMA2Chat:
             key = self._key(path, medium.kind)
             if (kept := self.features.get(key)) is not None:
                 return Medium(kept, True, None)
-        pixels = load_media(path, medium.kind, frames, self.preprocess, self.media)
+        pixels = self._pixels.get(path)
+        if pixels is None:
+            pixels = load_media(path, medium.kind, frames, self.preprocess, self.media)
+            if pixels.nbytes <= self._pixels.maxsize:
+                self._pixels[path] = pixels
         return Medium(pixels, False, key)
 
     def _key(self, path: Path, kind: str) -> str:

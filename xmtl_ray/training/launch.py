@@ -141,7 +141,7 @@ def _check_same_run(config: Config | FinetuneConfig) -> None:
     before = {path: value for path, value, _ in leaves(loads(saved, type(config)))}
     after = {path: value for path, value, _ in leaves(config)}
     free = ("cluster.", "tracking.", "inference.", "distill.", "data.test", "data.pairs", "data.check")
-    free += ("data.loader_workers", "data.image_cache_mib", "data.features", "generation.batch")
+    free += ("data.loader_workers", "data.image_cache_mib", "data.media_cache_mib", "data.features", "generation.batch")
     bound = ("inference.verb_threshold", "inference.trigger_bias")  # dev scores of before and after are compared
     changed = [
         path for path in after if before.get(path) != after[path] and (path in bound or not path.startswith(free))
