@@ -104,6 +104,8 @@ class Peer:
             from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
             _apply_liger_kernel_to_instance(model=language)
+            if "forward" not in vars(language):  # it says nothing about a model that it does not know
+                raise RuntimeError(f"liger: found no kernels for {language.config.model_type}, expected some")
         prepare_model_for_kbit_training(language, gradient_checkpointing_kwargs={"use_reentrant": False})
         config = LoraConfig(task_type="CAUSAL_LM", r=spec.r, lora_alpha=spec.alpha, lora_dropout=spec.dropout,
                             target_modules=list(spec.targets), bias="none")  # fmt: skip
