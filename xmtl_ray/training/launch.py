@@ -84,7 +84,8 @@ def _fit(config: Config | FinetuneConfig) -> dict[str, Any]:
 def check(config: Config | FinetuneConfig) -> None:
     """Refuse what cannot work: missing files, unwritable storage, another config under the same name."""
     for path, value, _ in leaves(config.data, "data."):
-        if isinstance(value, str) and path != "data.root" and os.sep in value and not Path(value).exists():
+        made = path in {"data.root", "data.features"}  # or will be
+        if isinstance(value, str) and not made and os.sep in value and not Path(value).exists():
             raise LaunchError(f"{path}: {value} does not exist; data.root is {config.data.root}")
     if isinstance(config, Config):
         _check_store(config)
