@@ -340,7 +340,9 @@ def test_pretraining_teaches_no_event_and_shares_no_name(corpus):
     assert len(rows) == len({row.id for row in rows}) == PRETRAINING
     assert Counter(row.language for row in rows) == dict.fromkeys(LANGUAGES, PRETRAINING / 4)
     names = invent_names(0)
-    taught = re.compile("|".join((*map(re.escape, m2e2().types), "event_type", "arguments", r"\{", "JSON")))
+    taught = re.compile(
+        "|".join((*map(re.escape, m2e2().types), "event_type", "events", "trigger", "arguments", "role"))
+    )
     for row in rows:
         (turn,) = row.turns
         assert turn.prompt and turn.answer and not taught.search(turn.prompt + turn.answer)
@@ -360,6 +362,10 @@ def test_what_is_copied_in_pretraining_is_in_its_text():
         asked, _, text = turn.prompt.partition("\n")
         if asked == tasks[row.language]["repeat"]:
             assert turn.answer == text
+        elif asked == tasks[row.language]["marked"]:
+            parts = json.loads(turn.answer)["parts"]
+            assert [part["text"] for part in parts] == re.findall(r"\*(.*?)\*", text)
+            assert [part["number"] for part in parts] == list(range(1, len(parts) + 1))
         elif asked != tasks[row.language]["continue"]:
             cue = re.search("“(.*)”", asked).group(1)
             assert text.count(cue) == 1

@@ -1,12 +1,14 @@
 """Plain material for a first, short training of a tiny language model, before it is taught to extract events.
 
-Texts to repeat, to look words up in and to go on with, and pictures to describe, in the four languages of the synthetic
-corpus. No event is extracted in it and no event type or role is named. The surprising fact: its names are its own, and
-no picture is like one of the corpus's test part, so that nothing that is tested has been seen.
+Texts to repeat, to look words up in, to go on with and to copy marked words of as JSON, and pictures to describe, in
+the four languages of the synthetic corpus: what a language model that is to be fine-tuned knows already. No event is
+extracted in it and no event type or role is named. The surprising fact: its names are its own, and no picture is like
+one of the corpus's test part, so that nothing that is tested has been seen.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +30,11 @@ SPACE = "pretraining"
 
 FILE = "pretrain.json"
 
-Task = Literal["repeat", "after", "continue", "image", "video"]
-_TASKS: tuple[Task, ...] = (*("repeat",) * 5, *("after",) * 5, *("continue",) * 2, *("image",) * 7, "video")
+Task = Literal["repeat", "after", "continue", "marked", "image", "video"]
+_TASKS: tuple[Task, ...] = (
+    *(*("repeat",) * 5, *("after",) * 5, *("continue",) * 2, *("marked",) * 8),
+    *(*("image",) * 7, "video"),
+)
 """A task's share is its share of the tuple."""
 
 _DECOYS = 0.3
@@ -37,6 +42,9 @@ _DECOYS = 0.3
 
 _CUE, _FOLLOWING = 2, 4
 """Words that are asked about, at most, and that are the answer, at most; characters of Chinese are twice as many."""
+
+_MARKED, _PARTS = 0.25, 4
+"""Chance that a word begins a marked stretch, and such stretches of a text, at most."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,24 @@ def _after(ask: str, text: str, language: str, chance: float) -> Turn:
     return Turn(f"{ask.format(cue=asked)}\n{text}", answer)
 
 
+def _marked(ask: str, text: str, language: str, chance: float) -> Turn:
+    """Some stretches of the text between asterisks, to be written as JSON in their order."""
+    words, gap, often = _units(text, language)
+    rng = chance_of(0, f"{SPACE} marks {chance}")
+    at, shown, parts = 0, list[str](), list[str]()
+    while at < len(words):
+        length = rng.randint(1, _FOLLOWING * often) if rng.random() < _MARKED / often else 0
+        if length and len(parts) < _PARTS:
+            parts.append(gap.join(words[at : at + length]))
+            shown.append(f"*{parts[-1]}*")
+        else:
+            length = 1
+            shown.append(words[at])
+        at += length
+    answer = {"parts": [{"number": number, "text": part} for number, part in enumerate(parts, 1)]}
+    return Turn(f"{ask}\n{gap.join(shown)}", json.dumps(answer, ensure_ascii=False))
+
+
 def _continue(ask: str, text: str, language: str, chance: float) -> Turn:
     words, gap, _ = _units(text, language)
     half = len(words) // 2
@@ -145,4 +171,9 @@ def _units(text: str, language: str) -> tuple[Sequence[str], str, int]:
     return (text, "", 2) if language == "zh" else (text.split(" "), " ", 1)
 
 
-_TURNS: dict[str, Callable[[str, str, str, float], Turn]] = {"repeat": _repeat, "after": _after, "continue": _continue}
+_TURNS: dict[str, Callable[[str, str, str, float], Turn]] = {
+    "repeat": _repeat,
+    "after": _after,
+    "continue": _continue,
+    "marked": _marked,
+}
