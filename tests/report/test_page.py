@@ -8,6 +8,7 @@ import pytest
 from PIL import Image as Picture
 
 from xmtl_ray.config.load import build, dump
+from xmtl_ray.config.schema import Config
 from xmtl_ray.evaluation.m2e2 import score
 from xmtl_ray.evaluation.prf import Prf
 from xmtl_ray.events.predictions import Predictions, from_gold, write
@@ -62,7 +63,8 @@ def with_errors(documents):
 
 
 def config(name="run-7", **sections):
-    return build({"name": name, "data": {"train": "/data/m2e2"}, "multitask": {"tasks": ["td", "ae"]}, **sections})
+    tree = {"name": name, "data": {"train": "/data/m2e2"}, "multitask": {"tasks": ["td", "ae"]}, **sections}
+    return build(tree, Config)
 
 
 def tables(documents, predictions):

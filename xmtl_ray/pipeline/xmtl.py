@@ -187,7 +187,7 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
         for name in parents:
             section = section[name]
         section[leaf] = value
-    return build(tree)
+    return build(tree, Config)
 
 
 def _training(kind: str, config: Config, before: Mapping[str, Stage], title: str) -> Stage:
