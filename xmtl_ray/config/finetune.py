@@ -234,11 +234,6 @@ class FinetuneConfig(Run):
             raise ValueError("model.train_tower: only a built model's tower learns, and without data.features")
         if self.model.family == "hf_vlm" and self.data.features is not None:
             raise ValueError("data.features: found a folder, expected null: features of hf_vlm models are not kept")
-        if self.model.family == "hf_vlm" and self.engine.zero_stage == 3:
-            raise ValueError(
-                "engine.zero_stage: found 3, expected at most 2 with model.family=hf_vlm: a worker whose batch has no "
-                "medium would not run the tower that ZeRO-3 gathers on all workers at once"
-            )
         stage = self.engine.zero_stage
         if self.model.family == "hf_vlm" and (stage == 3 or (stage > 0 and self.model.train_connector)):
             raise ValueError(
