@@ -25,18 +25,23 @@ def metrics(gold: Sequence[GenerativeSample], answers: Mapping[str, str], loss: 
     found = {"dev/loss_lm": loss, "dev/token_probability": 100 * math.exp(-loss)}
     if not gold:
         return found
-    report = generative.report(gold, answers, examples=0)
+    return found | scores(generative.report(gold, answers, examples=0), "dev")
+
+
+def scores(report: generative.Report, part: str) -> dict[str, float]:
+    """The figures of a report that are tracked, in percent, by their names under ``part`` (dev or test)."""
+    found: dict[str, float] = {}
     sides = {"tr": report["trigger"], "arg": report["argument"]}
     for side, groups in sides.items():
-        found[f"dev/{side}_accuracy"] = _percent(groups["overall_mean_of_languages"])
+        found[f"{part}/{side}_accuracy"] = _percent(groups["overall_mean_of_languages"])
         for language, group in groups.items():
             if isinstance(group, Mapping) and language != generative.ALL:
-                found[f"dev/{side}_accuracy_{language}"] = _percent(group["accuracy_mean_of_samples"])
-    found["dev/mean_accuracy"] = (found["dev/tr_accuracy"] + found["dev/arg_accuracy"]) / 2
+                found[f"{part}/{side}_accuracy_{language}"] = _percent(group["accuracy_mean_of_samples"])
+    found[f"{part}/mean_accuracy"] = (found[f"{part}/tr_accuracy"] + found[f"{part}/arg_accuracy"]) / 2
     for side, pooled in report["pooled"].items():
-        found[f"dev/{side}_f1"] = pooled[generative.ALL]["F1"]
+        found[f"{part}/{side}_f1"] = pooled[generative.ALL]["F1"]
     for state, count in report["states"].items():
-        found[f"dev/json_{state}"] = 100 * count / report["samples"]
+        found[f"{part}/json_{state}"] = 100 * count / report["samples"]
     return found
 
 

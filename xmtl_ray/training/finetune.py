@@ -30,7 +30,7 @@ from xmtl_ray.generative.media_check import Refused, readable
 from xmtl_ray.generative.objective import NextToken
 from xmtl_ray.generative.prompting import prompted
 from xmtl_ray.generative.samples import Sample, encode_all
-from xmtl_ray.models import memory
+from xmtl_ray.models import memory, qlora
 from xmtl_ray.models.parameter_groups import groups
 from xmtl_ray.multitask.examples import hold_out
 from xmtl_ray.multitask.weighting import Fixed
@@ -128,7 +128,7 @@ class ChatLearner:
         self.objective = NextToken(self.built.loaded.chat, self.config.model.loss)
         self.weighting = Fixed({"lm": 1.0})
         chat, module = self.built.loaded.chat, self.built.loaded.chat.module
-        learnt = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        learnt = set(qlora.trainable_names(module))
         self._kept = set(module.state_dict()) if self.built.loaded.base is None else learnt
         # A batch of text alone needs neither connector nor tower.
         spoken = {id(weight) for part in (chat.language_model, chat.head) for weight in part.parameters()}
@@ -250,11 +250,7 @@ def finish(
     _write_lines(folder / "answers.jsonl", [{"id": one.id, "output": one.text, "cut": one.cut} for one in found])
     scores = generative.report(built.test_gold, {one.id: one.text for one in found})
     (folder / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")
-    metrics = dev.metrics(built.test_gold, {one.id: one.text for one in found}, 0.0)
-    own = {name.replace("dev/", "test/"): value for name, value in metrics.items()}
-    for left_out in ("test/loss_lm", "test/token_probability"):
-        del own[left_out]
-    track(position.step, own)
+    track(position.step, dev.scores(scores, "test"))
     _note_memory(context, config, built, position, track)
     return {"scores": scores}
 
