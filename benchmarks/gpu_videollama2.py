@@ -36,7 +36,7 @@ the next ones. JSON is written anew after each.
 Steps, seconds and peaks are medians of up to 20 after 2 of warm-up, by CUDA events; two batches in turn. FLOPs are
 counted (``gpu_flops``), utilisation is of what the mathematics asks for, without recomputation, over the product that
 was measured in the same run. Not enough memory is a result. Losses of the first five steps, without dropout, must
-agree between ours and the others to ``--tolerance``, or the script ends with status 1: only the same work is compared.
+agree between ours and the others (``TOLERANCE``), or the script ends with status 1: only the same work is compared.
 A mean length is not in the paper, so its samples a second stand beside ours for the order of magnitude only.
 """
 
@@ -55,7 +55,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-WEIGHTS = {"ceilings": 35, "step": 150, "plain": 110, "liger": 110, "generation": 90, "tower": 45}
+WEIGHTS = {"ceilings": 60, "step": 110, "plain": 110, "liger": 150, "generation": 110, "tower": 45}
 """Section → its share of the budget."""
 _MODEL = ("torch", "transformers", "timm", "bitsandbytes", "peft", "pydantic", "PyYAML", "cachetools", "pyarrow")
 NEEDS = {
@@ -67,8 +67,11 @@ NEEDS = {
     "tower": _MODEL,
 }
 """Section → packages."""
-LEAST_S = 25
+LEAST_S = 45
 """A section has no less: much of it is Python's start. With less left it is not begun."""
+TOLERANCE = 1e-3, 1e-2
+"""Relative difference of losses: with the same weights, and after updates, over which bf16's rounding grows (ours with
+torch's and with liger's loss, which begin alike to 1e-7, are 1.4e-3 apart after four)."""
 PUBLISHED = {
     "paper B, VideoLLaMA2": "1.57 samples/s (VideoLLaMA2.1 1.69), two A100-40GB, mean length not told",
     "NeMo AutoModel": "14,110 tok/s, LoRA r 16 in bf16 of Qwen2.5-7B, one H100, 2 x 4,096, nothing recomputed",
@@ -192,11 +195,11 @@ def measure(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
             results["sections"] |= {section: {"status": ended} for later in runs[number:] for section in later}
             return
         results["rows"] += [row for row in rows if "section" in row]
-        finish(results, arguments.tolerance)
+        finish(results)
         write(arguments, results)
 
 
-def finish(results: dict[str, Any], tolerance: float) -> None:
+def finish(results: dict[str, Any]) -> None:
     """Utilisation of each row, and ours beside the others."""
     rows = results["rows"]
     products = [row["rate"] for row in rows if row["section"] == "ceilings" and row["unit"] == "FLOP/s"]
@@ -227,10 +230,11 @@ def finish(results: dict[str, Any], tolerance: float) -> None:
     losses = {f"{row['section']}: {row['name']}": row["losses"] for row in rows if "losses" in row}
     if (ours := losses.get("step: first losses")) is not None:
         differences = {
-            name: max(abs(a - b) / abs(b) for a, b in zip(ours, other, strict=True)) for name, other in losses.items()
+            name: [abs(a - b) / abs(b) for a, b in zip(ours, other, strict=True)] for name, other in losses.items()
         }
-        results["largest_relative_loss_difference"] = differences
-        results["losses_agree"] = max(differences.values()) <= tolerance
+        results["relative_loss_differences"] = differences
+        first, later = TOLERANCE
+        results["losses_agree"] = all(one[0] <= first and max(one[1:]) <= later for one in differences.values())
 
 
 def _ratio(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> float | None:
@@ -272,9 +276,9 @@ def show(results: dict[str, Any]) -> Iterator[str]:
     for name, ratios in results["comparisons"].items():
         told = (f"{key.replace('_', ' ')} {value:.3f}" for key, value in ratios.items() if value is not None)
         yield f"{name}: {', '.join(told) or 'not known'}"
-    for name, difference in results.get("largest_relative_loss_difference", {}).items():
+    for name, (first, *later) in results.get("relative_loss_differences", {}).items():
         if name != "step: first losses":
-            yield f"first losses differ from ours by {difference:.1e}: {name}"
+            yield f"losses differ from ours by {first:.1e}, after updates by {max(later):.1e}: {name}"
     for name, how in results["sections"].items():
         if how["status"] != "done":
             yield f"{name}: {how['status']}"
@@ -290,7 +294,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Measure, print, and say whether losses agreed and whether anything failed."""
     results: dict[str, Any] = {
         "commit": commit(), "python": sys.version.split()[0], "versions": versions(), "family": arguments.family,
-        "tiny": arguments.tiny, "budget_s": arguments.budget, "tolerance": arguments.tolerance, "device": {},
+        "tiny": arguments.tiny, "budget_s": arguments.budget, "tolerance": TOLERANCE, "device": {},
         "clocks_before": {}, "sections": {}, "rows": [], "comparisons": {}, "published": PUBLISHED,
     }  # fmt: skip
     known = (f"{name} {version or 'MISSING'}" for name, version in results["versions"].items())
@@ -310,7 +314,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--sections", type=_sections, default=list(WEIGHTS), help="names, with commas between")
     found.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only with --tiny")
     found.add_argument("--tiny", action="store_true", help="everything with tiny shapes, to see that it runs")
-    found.add_argument("--tolerance", type=float, default=1e-3, help="relative difference of losses (default: 1e-3)")
     found.add_argument("--json", type=Path, metavar="FILE", help="write all that was found here")
     found.add_argument("--child", help=argparse.SUPPRESS)
     return found

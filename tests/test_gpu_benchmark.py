@@ -130,7 +130,7 @@ def test_a_machine_without_gpu_is_told(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_everything_runs_on_a_gpu(tmp_path):
     """With tiny shapes, in 16 bits: each section in a process of its own, memory told."""
-    results, _ = run(tmp_path, "--device", "cuda", "--tolerance", "0.02")
+    results, _ = run(tmp_path, "--device", "cuda")
     statuses = {name: how["status"] for name, how in results["sections"].items()}
     assert {status for status in statuses.values() if not status.startswith("not run")} == {"done"}
     assert by_name(results)["step", "ours, batch 1"]["peak_gib"] > 0
@@ -167,14 +167,14 @@ def test_comparisons_are_ratios_of_rows():
         {"section": "plain", "name": "first losses of plain", "losses": [2.0, 1.1]},
     ]
     results = {"rows": rows, "family": "videollama21", "tiny": False, "device": {}, "sections": {}}
-    gpu_videollama2.finish(results, 1e-3)
+    gpu_videollama2.finish(results)
     one = results["comparisons"]["step: ours, batch 1 / plain: plain, batch 1"]
     assert one == {"times_as_fast": 2.0, "share_of_peak": 0.6}
     two = results["comparisons"]["step: ours, batch 2 / plain: plain, batch 2"]
     assert two == {"times_as_fast": None, "share_of_peak": None}
     assert [row.get("utilisation") for row in rows[1:4]] == [0.5, 0.25, 0.5]
     assert not results["losses_agree"]
-    assert results["largest_relative_loss_difference"]["plain: first losses of plain"] == pytest.approx(0.1 / 1.1)
+    assert max(results["relative_loss_differences"]["plain: first losses of plain"]) == pytest.approx(0.1 / 1.1)
     printed = "\n".join(gpu_videollama2.show(results))
     assert "plain, batch 2                       out of memory" in printed and "batch 2: not known" in printed
 
