@@ -21,7 +21,19 @@ from xmtl_ray.generative.memory_plan import Cost, Plan, fits, moments_of
 from xmtl_ray.generative.model_sizes import RELEASED, SizesError, sizes_of
 from xmtl_ray.models import memory, qlora
 from xmtl_ray.models.activations import Step
-from xmtl_ray.models.memory import BUCKET, GIB, OVERHEAD, Engine, Evaluation, SizeError, learnt, moments, peak, resident
+from xmtl_ray.models.memory import (
+    BUCKET,
+    GIB,
+    JOINED,
+    OVERHEAD,
+    Engine,
+    Evaluation,
+    SizeError,
+    learnt,
+    moments,
+    peak,
+    resident,
+)
 from xmtl_ray.models.parameter_groups import groups
 from xmtl_ray.models.splice import Row, lay_out, pack
 from xmtl_ray.models.token_loss import token_loss
@@ -359,7 +371,7 @@ def test_zero_shards_what_its_stage_says():
         1,
         0,
     ]
-    assert optimizer[0]["engine"] == 4 * BUCKET  # gradients of more weights than a bucket holds
+    assert optimizer[0]["engine"] == 4 * JOINED  # gradients of more weights than a bucket holds
     assert last[2]["last layer's backward"]["engine"] == learns + 2 * 4 * BUCKET + 2 * BUCKET
     assert last[3]["start"]["language model"] == optimizer[0]["language model"]
     joined = moments(decoder, vision, step, Engine("ddp", 0, 4), None)

@@ -59,10 +59,10 @@ def config(corpus: Path, base: Path, method: str, *overrides: str) -> FinetuneCo
 
 
 def learn(context, spec: FinetuneConfig, track):
-    """Train from what ``context`` has; the position and the model."""
+    """Train from what ``context`` has; the position and what was built."""
     torch.set_num_threads(1)
     made = finetune.build(context, spec)
-    return train(context, spec.engine, spec.train, finetune.learner(context, spec, made), track), made.loaded.chat
+    return train(context, spec.engine, spec.train, finetune.learner(context, spec, made), track), made
 
 
 def run(spec: FinetuneConfig, folder: Path, stop_at: int | None = None):
@@ -76,7 +76,8 @@ def run(spec: FinetuneConfig, folder: Path, stop_at: int | None = None):
 
     position = chat = None
     try:
-        position, chat = learn(Local(folder, spec.train.select, 2), spec, track)
+        position, made = learn(Local(folder, spec.train.select, 2), spec, track)
+        chat = made.loaded.chat
     except Stopped:
         assert stop_at is not None
     return losses, position, chat

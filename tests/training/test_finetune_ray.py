@@ -1,5 +1,6 @@
 """Fine-tuning on real Ray workers: DDP and DeepSpeed, ZeRO 0-3, adapters on 4 bits, on 16, and whole."""
 
+import json
 import os
 from pathlib import Path
 
@@ -26,44 +27,28 @@ def engine(stage: str) -> list[str]:
 
 
 def in_turn(settings):
-    """Runs in each worker: each run's losses before and after a resumption from its first epoch's checkpoint."""
-    import shutil
-    from contextlib import nullcontext
+    """Runs in each worker: each run's losses before and after a resumption from its first epoch's checkpoint.
 
+    What has test conversations also answers them with the model it keeps.
+    """
     import ray.train
-    import torch.distributed as dist
+    from in_halves import Folder, in_halves
 
     from xmtl_ray.config.finetune import FinetuneConfig
-    from xmtl_ray.training.worker import RayContext
-
-    class Folder(RayContext):
-        """A worker of Ray whose checkpoints go to a folder that both workers see."""
-
-        def __init__(self, folder: Path) -> None:
-            super().__init__()
-            self.folder = folder
-
-        def report(self, metrics, checkpoint):
-            shutil.copytree(checkpoint, self.folder, dirs_exist_ok=True)
-            dist.barrier()
-
-        def restore(self):
-            return nullcontext(self.folder) if (self.folder / "position.json").exists() else None
+    from xmtl_ray.training import finetune
 
     results = {}
     for name, tree in settings["configs"].items():
-        spec = FinetuneConfig.model_validate(tree)
-        half = spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": 1})})
-        found = []
-        for part in (half, spec):
-            losses = {}
-            finetune_runs.learn(
-                Folder(Path(settings["folder"]) / name),
-                part,
-                lambda step, metrics, losses=losses: losses.setdefault(step, {}).update(metrics),
-            )
-            found.append(losses)
-        results[name] = found
+        config, folder = FinetuneConfig.model_validate(tree), Path(settings["folder"]) / name
+
+        def learn(context: Folder, part: FinetuneConfig, track, config=config, folder=folder) -> None:
+            position, made = finetune_runs.learn(context, part, track)
+            if part is config and config.data.test is not None:
+                out = folder / "out"
+                out.mkdir(exist_ok=True)
+                finetune.finish(context, config, made, position, out, track)
+
+        results[name] = in_halves(folder, config, learn)
     return results if ray.train.get_context().get_world_rank() == 0 else None
 
 
@@ -87,9 +72,9 @@ def two_workers(made, tmp_path_factory):
     ray.init(num_cpus=4, include_dashboard=False, runtime_env={"env_vars": environment})
     folder = tmp_path_factory.mktemp("engines")
     configs = {
-        f"{method} {stage}": finetune_runs.config(*made, method, "cluster.workers=2", *engine(stage)).model_dump(
-            mode="json"
-        )
+        f"{method} {stage}": finetune_runs.config(
+            *made, method, "cluster.workers=2", *engine(stage), *(["data.test=few.json"] if stage == "3" else [])
+        ).model_dump(mode="json")
         for method, stage in RUNS
     }
     trainer = TorchTrainer(
@@ -99,7 +84,7 @@ def two_workers(made, tmp_path_factory):
         scaling_config=ScalingConfig(num_workers=2),
         run_config=RunConfig(name="engines", storage_path=str(folder)),
     )
-    yield trainer.fit().return_value
+    yield trainer.fit().return_value, folder
     ray.shutdown()
 
 
@@ -122,7 +107,7 @@ def test_two_workers_equal_one_process(two_workers, one_process, method, stage):
 
     Batches hold text, images and videos; some workers' parts have no medium at all.
     """
-    first, second = two_workers[f"{method} {stage}"]
+    first, second = two_workers[0][f"{method} {stage}"]
     expected = one_process(method)
     assert set(first) | set(second) == set(expected) and not set(first) & set(second)
     for step, metrics in expected.items():
@@ -130,3 +115,24 @@ def test_two_workers_equal_one_process(two_workers, one_process, method, stage):
         assert found["train/loss"] == pytest.approx(metrics["train/loss"], rel=2e-3), step
         if "dev/loss_lm" in metrics:
             assert found["dev/loss_lm"] == pytest.approx(metrics["dev/loss_lm"], rel=2e-3), step
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "qlora"])
+def test_sharded_weights_answer_as_the_folder_does(two_workers, made, method):
+    """Under ZeRO-3 the kept checkpoint goes back into weights that are sharded: the answers are those of its folder."""
+    import torch
+
+    from xmtl_ray.config.finetune import Generation
+    from xmtl_ray.data import videollama2
+    from xmtl_ray.generative import folders
+    from xmtl_ray.generative.answering import answers
+
+    corpus, _ = made
+    out = two_workers[1] / f"{method} 3" / "out"
+    written = [json.loads(line) for line in (out / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    loaded = folders.load(out / "model", media=corpus)
+    asked = [loaded.chat.encode(one) for one in videollama2.read(corpus / "few.json")]
+    spec = Generation(greedy=True, max_new_tokens=4)
+    expected = [(one.id, one.text) for one in answers(loaded.chat, asked, spec, torch.device("cpu"))]
+    assert [(row["id"], row["output"]) for row in written] == expected
+    assert len({row["output"] for row in written}) > 1

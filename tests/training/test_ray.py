@@ -73,47 +73,17 @@ def common(world: Path) -> list[str]:
 def engines_in_turn(settings):
     """Runs in each worker: training by each engine; its losses before and after a resumption."""
     import ray.train
+    from in_halves import in_halves
 
     from xmtl_ray.config.schema import Config
-    from xmtl_ray.training.worker import RayContext
 
-    class Folder(RayContext):
-        """A worker of Ray whose checkpoints go to a folder that both workers see."""
+    def learn(context, config, track) -> None:
+        test_loop.learn(context, config, *test_loop.build(config), track)
 
-        def __init__(self, folder: Path) -> None:
-            super().__init__()
-            self.folder = folder
-
-        def report(self, metrics, checkpoint):
-            import shutil
-
-            import torch.distributed as dist
-
-            shutil.copytree(checkpoint, self.folder, dirs_exist_ok=True)
-            dist.barrier()
-
-        def restore(self):
-            from contextlib import nullcontext
-
-            return nullcontext(self.folder) if (self.folder / "position.json").exists() else None
-
-    results = {}
-    for name, tree in settings["configs"].items():
-        config = Config.model_validate(tree)
-        loaded, collate, examples = test_loop.build(config)
-        losses = {}
-
-        def track(step, metrics, losses=losses):
-            losses.setdefault(step, {}).update(metrics)
-
-        folder = Path(settings["folder"]) / name
-        half = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})})
-        test_loop.learn(Folder(folder), half, loaded, collate, examples, track)
-        first = dict(losses)
-        losses.clear()
-        loaded, collate, examples = test_loop.build(config)
-        test_loop.learn(Folder(folder), config, loaded, collate, examples, track)
-        results[name] = (first, losses)
+    results = {
+        name: in_halves(Path(settings["folder"]) / name, Config.model_validate(tree), learn)
+        for name, tree in settings["configs"].items()
+    }
     return results if ray.train.get_context().get_world_rank() == 0 else None
 
 

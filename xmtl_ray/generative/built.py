@@ -15,6 +15,7 @@ from transformers import CLIPVisionConfig, PreTrainedTokenizerFast, SiglipVision
 
 from xmtl_ray.config.finetune import BuiltLanguage, Family
 from xmtl_ray.events.records import Conversation
+from xmtl_ray.models.induction import begin_with_induction
 from xmtl_ray.models.videollama2 import Checkpoint, VideoLLaMA2, parse_checkpoint
 
 _LLAMA = (
@@ -32,6 +33,8 @@ _SPECIAL: dict[str, tuple[list[str], str]] = {
 }
 
 
+_LOUDER = 5.0
+"""Times the usual deviation of embeddings: layers as narrow as these would drown out which word it is."""
 _PIECES = r"[ ,]*[\"\[\]{}][ ,:\"\[\]{}]*|\p{Han}|\d|\s|[^\w\s]"
 """What stands alone: JSON's signs as they follow each other, a Chinese character, a digit, a space, any other sign. A
 word is then the same pieces in a sentence, in JSON and at the end of a line, so that copying it is copying."""
@@ -73,9 +76,11 @@ def make_model(built: BuiltLanguage, family: Family, tokenizer: PreTrainedTokeni
     embeddings = model.tower.vision_tower.embeddings.position_embedding.weight.data
     grid = _grid(built.image_px // built.patch_px, built.vision_width)
     embeddings[-len(grid) :] = grid  # CLIP's first is its class token's
-    # Not tied, but alike to begin with: to copy a word is then near to leaving it as it is.
     language = model.language_model
-    language.lm_head.weight.data.copy_(language.get_input_embeddings().weight.data)
+    words = language.get_input_embeddings().weight.data.mul_(_LOUDER)
+    # Not tied, but alike to begin with: to copy a word is then near to leaving it as it is.
+    language.lm_head.weight.data.copy_(words)
+    begin_with_induction(language)
     return model
 
 

@@ -20,8 +20,11 @@ GIB = 2**30
 OVERHEAD = GIB
 """CUDA's context and libraries (about half of it), workspaces of cuBLAS and NCCL, and gaps that the allocator cannot
 fill. Stated, not measured."""
-BUCKET = 500_000_000
-"""Gradients that DeepSpeed reduces at a time (its default): ZeRO holds buffers for so many, however small a model."""
+BUCKET = 50_000_000
+"""Gradients that ZeRO exchanges at a time: it holds buffers for so many, however few there are. DeepSpeed's default is
+ten times as many, 1.9 GiB for each kind of number."""
+JOINED = 500_000_000
+"""Gradients that DeepSpeed without ZeRO copies together to exchange them; it has no setting."""
 LIVE = 1_000_000_000
 """Weights that ZeRO-3 keeps gathered at most (its default)."""
 ADAM = 8
@@ -248,7 +251,7 @@ def _stepping(learns: Learnt, engine: Engine, held: int) -> dict[str, int]:
     if engine.zero_stage in (1, 2):
         return {"engine": held + FP32 * learns.total // engine.shards_state}
     if engine.name == "deepspeed" and not engine.zero_stage:
-        return {"engine": held + FP32 * min(learns.total, BUCKET)}
+        return {"engine": held + FP32 * min(learns.total, JOINED)}
     return {}
 
 

@@ -1,1 +1,1 @@
-"""Models as MLflow versions: registering, gates, promotion, what answers when one is loaded. Imports serving and tracking."""
+"""Models as MLflow versions: registering, gates, promotion, what answers when one is loaded."""

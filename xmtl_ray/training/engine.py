@@ -7,8 +7,8 @@ schedule has no state of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from xmtl_ray.config.run import Engine as EngineConfig
 from xmtl_ray.config.run import Optimisation
 from xmtl_ray.config.schema import Term
+from xmtl_ray.models.memory import BUCKET
 
 Losses = Mapping[Term, Tensor]
 Batch = Any
@@ -208,14 +209,18 @@ class DeepSpeed:
     ) -> None:
         import deepspeed
 
-        self.objective, self.stage, self.kept = objective.to(device), zero_stage, kept
+        self.objective, self.kept = objective.to(device), kept
         self.bf16, self.device = use_bf16(train.precision, device), device
         config: dict[str, Any] = {
             "train_batch_size": train.accumulation * dist.get_world_size(),
             "train_micro_batch_size_per_gpu": 1,  # only a count to DeepSpeed: batches come from our mixture
             "gradient_accumulation_steps": train.accumulation,
             "gradient_clipping": train.clip_norm,
-            "zero_optimization": {"stage": zero_stage},
+            "zero_optimization": {
+                "stage": zero_stage,
+                "reduce_bucket_size": BUCKET,
+                "allgather_bucket_size": BUCKET,
+            },
             "zero_allow_untested_optimizer": True,
             "torch_autocast": {"enabled": self.bf16, "dtype": "bfloat16"},
             "steps_per_print": 10**9,
@@ -240,14 +245,12 @@ class DeepSpeed:
 
     def weights(self) -> dict[str, Tensor] | None:
         """See :class:`Engine`. Under ZeRO-3 each weight is gathered for a moment, one by one."""
-        import deepspeed
-
         named = {**dict(self.objective.model.named_parameters()), **dict(self.objective.model.named_buffers())}
         kept = self.objective.model.state_dict().keys()
         state: dict[str, Tensor] = {}
         for name in (name for name in named if name in kept and self.kept(name)):
-            with deepspeed.zero.GatheredParameters([named[name]], enabled=self.stage == 3):
-                if _rank() == 0:
+            with _whole(named[name]) as mine:
+                if mine:
                     state[name] = named[name].detach().to("cpu", copy=True)
         return state if _rank() == 0 else None
 
@@ -258,6 +261,28 @@ class DeepSpeed:
     def load(self, folder: Path, weights: Callable[[], Mapping[str, Tensor]]) -> None:
         """DeepSpeed's own shards hold weights and optimizer state alike."""
         self.engine.load_checkpoint(str(folder / "deepspeed"), tag="state", load_module_strict=False)
+
+
+@torch.no_grad()
+def put(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give ``module`` the weights of ``state``, whole or sharded by ZeRO-3 (then one by one); every rank calls it."""
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, value in state.items():
+        with _whole(named[name], written=True) as mine:
+            if mine:
+                named[name].copy_(value)
+
+
+@contextmanager
+def _whole(weight: Tensor, written: bool = False) -> Iterator[bool]:
+    """``weight`` with all its values, also where ZeRO-3 has sharded it; whether this rank is to read or write them."""
+    if not hasattr(weight, "ds_id"):
+        yield written or _rank() == 0
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([weight], modifier_rank=0 if written else None):
+        yield _rank() == 0
 
 
 def _set_rates(optimizer: Any, factor: float) -> None:

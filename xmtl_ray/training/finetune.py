@@ -35,7 +35,7 @@ from xmtl_ray.models.parameter_groups import groups
 from xmtl_ray.multitask.examples import hold_out
 from xmtl_ray.multitask.weighting import Fixed
 from xmtl_ray.training.context import WorkerContext, sum_over_ranks
-from xmtl_ray.training.engine import use_bf16
+from xmtl_ray.training.engine import put, use_bf16
 from xmtl_ray.training.learner import Step, Track
 from xmtl_ray.training.loop import MODEL, Position
 
@@ -243,7 +243,7 @@ def finish(
     if not built.test:
         _note_memory(context, config, built, position, track)
         return {"scores": {}}
-    chat.module.load_state_dict(state, strict=False)
+    put(chat.module, state)
     found = answer_all(context, config, built, built.test)
     if context.rank != 0:
         return {}

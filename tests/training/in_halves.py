@@ -1,0 +1,39 @@
+"""Training in Ray workers that is stopped after its first epoch and goes on from its checkpoint."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch.distributed as dist
+
+from xmtl_ray.training.worker import RayContext
+
+
+class Folder(RayContext):
+    """A worker of Ray whose one checkpoint lies in a folder that all workers see."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def report(self, metrics, checkpoint):
+        shutil.copytree(checkpoint, self.folder, dirs_exist_ok=True)
+        dist.barrier()
+
+    def restore(self):
+        return nullcontext(self.folder) if (self.folder / "position.json").exists() else None
+
+    def best(self, metric):
+        return nullcontext(self.folder)
+
+
+def in_halves(folder: Path, config, learn: Callable) -> list[dict[int, dict[str, float]]]:
+    """Metrics by step of both halves; ``learn`` takes a context, a config and what to call with metrics."""
+    half = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})})
+    found = []
+    for part in (half, config):
+        metrics: dict[int, dict[str, float]] = {}
+        learn(Folder(folder), part, lambda step, seen, metrics=metrics: metrics.setdefault(step, {}).update(seen))
+        found.append(metrics)
+    return found
