@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -81,6 +82,14 @@ class Answerer:
     def __call__(self, batch: shards.Batch) -> shards.Done:
         """Commit each shard that is not there yet."""
         return shards.commit(batch, self.parts, self._lines, self.job.gpu)
+
+    def answer(self, conversation: Conversation) -> dict[str, Any]:
+        """The row of one conversation, answered by itself. Raises ShardError, for one that cannot be read."""
+        (line,) = self._lines("", [as_item(conversation)])
+        if (reason := shards.refusal(line)) is not None:
+            raise shards.ShardError(reason)
+        row: dict[str, Any] = json.loads(line)
+        return row
 
     def _lines(self, _: str, items: Sequence[str]) -> list[str]:
         conversations = [_CONVERSATION.validate_json(item) for item in items]

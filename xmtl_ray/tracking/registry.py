@@ -48,7 +48,7 @@ def tree_sha256(folder: Path) -> str:
 
 
 def check_tree(downloaded: Path, sha256: str, what: str) -> Path:
-    """The folder of an MLflow model below ``downloaded``, whose hash is ``sha256``. Raises Tampered, told of ``what``."""
+    """The folder of an MLflow model below ``downloaded``. Raises Tampered where its hash is not ``sha256``."""
     tops = sorted(downloaded.rglob(MLMODEL), key=lambda path: len(path.parts))
     if not tops:
         raise Tampered(f"{what}: found no {MLMODEL} in its files, expected what registration wrote")

@@ -1,0 +1,7 @@
+"""Run by MLflow when it loads a registered X-MTL model; copied into the model's folder, so it must not change."""
+
+from mlflow.models import set_model
+
+from xmtl_ray.registry.served import model
+
+set_model(model("documents"))
