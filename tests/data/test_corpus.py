@@ -357,6 +357,8 @@ def test_pretraining_teaches_no_event_and_shares_no_name(corpus):
 
 def test_what_is_copied_in_pretraining_is_in_its_text():
     tasks = corpus_data()["tasks"]
+    verbs = [name.split("|")[0] for name in corpus_data()["scenes"]]
+    scenes = {language: {description(verb, language) for verb in verbs} for language in LANGUAGES}
     for row in pretraining_texts(3, 200):
         (turn,) = row.turns
         asked, _, text = turn.prompt.partition("\n")
@@ -366,6 +368,8 @@ def test_what_is_copied_in_pretraining_is_in_its_text():
             parts = json.loads(turn.answer)["parts"]
             assert [part["text"] for part in parts] == re.findall(r"\*(.*?)\*", text)
             assert [part["number"] for part in parts] == list(range(1, len(parts) + 1))
+        elif asked == tasks[row.language]["about"]:
+            assert turn.answer in scenes[row.language]
         elif asked != tasks[row.language]["continue"]:
             cue = re.search("“(.*)”", asked).group(1)
             assert text.count(cue) == 1

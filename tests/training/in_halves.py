@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from xmtl_ray.training.worker import RayContext
@@ -30,6 +31,7 @@ class Folder(RayContext):
 
 def in_halves(folder: Path, config, learn: Callable) -> list[dict[int, dict[str, float]]]:
     """Metrics by step of both halves; ``learn`` takes a context, a config and what to call with metrics."""
+    torch.set_num_threads(1)  # two workers on two cores
     half = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})})
     found = []
     for part in (half, config):

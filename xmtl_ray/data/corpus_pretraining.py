@@ -1,7 +1,7 @@
 """Plain material for a first, short training of a tiny language model, before it is taught to extract events.
 
-Texts to repeat, to look words up in, to go on with and to copy marked words of as JSON, and pictures to describe, in
-the four languages of the synthetic corpus: what a language model that is to be fine-tuned knows already. No event is
+Texts to repeat, to look words up in, to go on with, to imagine a picture of and to copy marked words of as JSON, and
+pictures to describe, in the four languages of the synthetic corpus: what a language model that is to be fine-tuned knows already. No event is
 extracted in it and no event type or role is named. The surprising fact: its names are its own, and no picture is like
 one of the corpus's test part, so that nothing that is tested has been seen.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from xmtl_ray.data.corpus_plan import Shown
 from xmtl_ray.data.corpus_text import Writer
 from xmtl_ray.data.world import pool
 from xmtl_ray.data.world_text import chance_of
-from xmtl_ray.events.ontology import m2e2
+from xmtl_ray.events.ontology import m2e2, verb_map
 from xmtl_ray.events.records import Conversation, Media, Turn
 
 SPACE = "pretraining"
@@ -30,9 +31,9 @@ SPACE = "pretraining"
 
 FILE = "pretrain.json"
 
-Task = Literal["repeat", "after", "continue", "marked", "image", "video"]
+Task = Literal["repeat", "after", "continue", "about", "marked", "image", "video"]
 _TASKS: tuple[Task, ...] = (
-    *(*("repeat",) * 5, *("after",) * 5, *("continue",) * 2, *("marked",) * 8),
+    *(*("repeat",) * 4, *("after",) * 4, *("continue",) * 2, *("about",) * 6, *("marked",) * 6),
     *(*("image",) * 7, "video"),
 )
 """A task's share is its share of the tuple."""
@@ -102,8 +103,10 @@ def _plan(seed: int, count: int) -> list[Pretext]:
 
 def _pretext(seed: int, number: int) -> Pretext:
     rng, language = chance_of(seed, f"{SPACE} plan {number}"), LANGUAGES[number % len(LANGUAGES)]
-    types = () if rng.random() < _DECOYS else (rng.choice(m2e2().types),)
-    return Pretext(f"synthetic-pretrain-{language}-{number:05d}", language, rng.choice(_TASKS), types)
+    types, task = () if rng.random() < _DECOYS else (rng.choice(m2e2().types),), rng.choice(_TASKS)
+    if task == "about" and not types:
+        task = "repeat"  # nothing happens that could be seen
+    return Pretext(f"synthetic-pretrain-{language}-{number:05d}", language, task, types)
 
 
 def _conversation(row: Pretext, names: dict[tuple[Use, str], Names], seed: int, drawn: Drawn | None) -> Conversation:
@@ -116,7 +119,11 @@ def _conversation(row: Pretext, names: dict[tuple[Use, str], Names], seed: int, 
     told = writer.quiet() if not row.types else writer.sentence(row.types)
     if rng.random() < 0.3:
         told = writer.beside(told)
-    return Conversation(row.id, (_TURNS[row.task](ask, told.text, row.language, rng.random()),), row.language)
+    if row.task == "about":
+        turn = Turn(f"{ask}\n{told.text}", description(rng.choice(_verbs()[row.types[0]]), row.language))
+    else:
+        turn = _TURNS[row.task](ask, told.text, row.language, rng.random())
+    return Conversation(row.id, (turn,), row.language)
 
 
 def description(verb: str, language: str) -> str:
@@ -124,6 +131,16 @@ def description(verb: str, language: str) -> str:
     scenes = corpus_data()["scenes"]
     text = next(scene[language] for verbs, scene in scenes.items() if verb in verbs.split("|"))
     return f"{text[0].upper()}{text[1:]}{'。' if language == 'zh' else '.'}"
+
+
+@cache
+def _verbs() -> dict[str, list[str]]:
+    """Event type → imSitu verbs that a scene is drawn for."""
+    type_of, found = verb_map().type_of, dict[str, list[str]]()
+    for verb in (verb for verbs in corpus_data()["scenes"] for verb in verbs.split("|")):
+        if verb in type_of:
+            found.setdefault(type_of[verb], []).append(verb)
+    return found
 
 
 def _repeat(ask: str, text: str, language: str, chance: float) -> Turn:

@@ -2,8 +2,8 @@
 
 A run is looked at in the moments that can be its peak. What is counted is what ``torch.cuda.max_memory_allocated``
 counts, tensors; `OVERHEAD` is added for what that does not see. The figures follow from what modules keep, and in which
-order (``activations``); ``tests/models/test_memory.py`` holds them against the bytes that an allocator gave out. On
-GPUs they are unverified so far: a run notes there at its end how far they were off.
+order (``activations``); ``tests/models/test_memory.py`` holds them against the bytes that an allocator gave out, and
+``benchmarks/gpu_videollama2.py`` against a GPU's (docs/videollama2.md). A run on GPUs notes how far they were off.
 """
 
 from __future__ import annotations
