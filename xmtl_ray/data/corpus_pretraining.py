@@ -1,9 +1,9 @@
 """Plain material for a first, short training of a tiny language model, before it is taught to extract events.
 
 Texts to repeat, to look words up in, to go on with, to imagine a picture of and to copy marked words of as JSON, and
-pictures to describe, in the four languages of the synthetic corpus: what a language model that is to be fine-tuned knows already. No event is
-extracted in it and no event type or role is named. The surprising fact: its names are its own, and no picture is like
-one of the corpus's test part, so that nothing that is tested has been seen.
+pictures to describe, in the four languages of the synthetic corpus: what a language model that is to be fine-tuned
+knows already. No event is extracted in it and no event type or role is named. The surprising fact: its names are its
+own, and no picture is like one of the corpus's test part, so that nothing that is tested has been seen.
 """
 
 from __future__ import annotations
