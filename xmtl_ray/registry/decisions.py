@@ -209,7 +209,8 @@ def append(client: MlflowClient, name: str, entry: Entry) -> Decision:
         seen = "" if last is None else f"{last.number}:{_hash(last.number, last.entry)}"
         tags = _tags(entry, seen)
         try:
-            made_model(client, f"{name}{LOG}", {"xmtl.log": name}, _ABOUT)
+            if not state.decisions:
+                made_model(client, f"{name}{LOG}", {"xmtl.log": name}, _ABOUT)
             client.create_model_version(f"{name}{LOG}", source, entry.run_id, tags, await_creation_for=None)
         except MlflowException as error:
             # Many at once: the server gives up after a few numbers that others were given. Or the answer was lost.

@@ -52,6 +52,7 @@ def registry(tracking_uri: str | None, what: str) -> Iterator[MlflowClient]:
     uri = artifacts.address(what, tracking_uri)
     set_environment()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
     from requests.exceptions import RequestException
