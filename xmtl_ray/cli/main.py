@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from xmtl_ray.cli import corpus, data, distill, evaluate, finetune, generate, pipeline, plan, predict
+from xmtl_ray.cli import corpus, data, distill, evaluate, finetune, generate, pipeline, plan, predict, sweep
 from xmtl_ray.cli.console import console, print_scores, user_errors
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(data.app, name="data")
 app.add_typer(pipeline.app)
+app.add_typer(sweep.app)
 app.add_typer(distill.app)
 app.add_typer(predict.app)
 app.add_typer(finetune.app)

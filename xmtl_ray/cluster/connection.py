@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,10 @@ ENVIRONMENT = {
 }
 """Given to every process of a run or a job, unless the user has set it."""
 
+_STATE_API = "RAY_API_SERVER_ADDRESS"
+
+log = logging.getLogger(__name__)
+
 
 class ClusterError(ValueError):
     """A cluster that lacks what was asked for."""
@@ -32,14 +38,18 @@ def set_environment() -> None:
 
 
 @contextlib.contextmanager
-def cluster(cpus: float, gpus: int = 0, address: str | None = None, dashboard: bool = False) -> Iterator[None]:
+def cluster(
+    cpus: float, gpus: int = 0, address: str | None = None, dashboard: bool = False, quiet: bool = False
+) -> Iterator[None]:
     """Within it Ray is connected. Where it is so already, nothing is done, at the end neither.
 
     Args:
         cpus: logical CPUs that a cluster started here has at least; those of another one are its own business.
         gpus: GPUs that are needed.
         address: of the cluster to join; None: RAY_ADDRESS, or one is started on this machine.
-        dashboard: start it with the cluster; Tune needs its State API to free what a stopped trial held.
+        dashboard: start it with the cluster; Tune needs its State API to free what a stopped trial held, and so every
+            process is told where that is (with several clusters on a machine it would not be found).
+        quiet: what workers print is not shown here.
 
     Raises ClusterError where a cluster started here has too few GPUs.
     """
@@ -58,12 +68,19 @@ def cluster(cpus: float, gpus: int = 0, address: str | None = None, dashboard: b
     ours = not ray.is_initialized()
     try:
         if ours:
-            local: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, int(cpus)), "include_dashboard": dashboard}
+            local: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, math.ceil(cpus))}
+            local["include_dashboard"] = dashboard
             environment = {name: os.environ[name] for name in ENVIRONMENT}
+            if dashboard:
+                port = _free_port()
+                local |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
+                url = _dashboard_of(address) if address else f"http://127.0.0.1:{port}"
+                environment |= {_STATE_API: url} if url else {}
             ray.init(
                 address=address,
                 runtime_env={"env_vars": environment},
                 logging_level="WARNING",
+                log_to_driver=not quiet,
                 **({} if address else local),
             )
             have = ray.cluster_resources().get("GPU", 0)
@@ -76,3 +93,23 @@ def cluster(cpus: float, gpus: int = 0, address: str | None = None, dashboard: b
     finally:
         if ours:
             ray.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _dashboard_of(address: str) -> str | None:
+    """Where a cluster's dashboard is: known only to the user, or to who has joined it."""
+    if url := os.environ.get(_STATE_API):
+        return url
+    import ray
+
+    url = ray.init(address=address, logging_level="WARNING", log_to_driver=False).dashboard_url
+    ray.shutdown()
+    if not url:
+        log.warning("%s has no dashboard: what a stopped run held may not be freed", address)
+        return None
+    return url if "://" in url else f"http://{url}"

@@ -95,7 +95,7 @@ _VERBS: dict[type[Run], str] = {
 
 def loads(text: str, kind: type[C]) -> C:
     """What ``dump`` wrote → the config. Raises ConfigError."""
-    return build(_parse(text, "saved settings"), kind)
+    return build(parse(text, "saved settings"), kind)
 
 
 def build(tree: dict[str, Any], kind: type[C]) -> C:
@@ -146,10 +146,11 @@ def _read(recipe: str) -> dict[str, Any]:
         text, where = (files("xmtl_ray") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe
     else:
         raise ConfigError(f"no recipe {recipe!r}{_nearest(recipe, recipes())}; there are {', '.join(recipes())}")
-    return _parse(text, where)
+    return parse(text, where)
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
+def parse(text: str, where: str) -> dict[str, Any]:
+    """YAML text → a tree of plain values; ``where`` names it in an error. Raises ConfigError."""
     try:
         tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:

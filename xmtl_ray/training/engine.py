@@ -192,7 +192,11 @@ class Ddp:
         wrong = self.objective.model.load_state_dict(weights(), strict=False)
         assert not wrong.unexpected_keys and not any(map(self.kept, wrong.missing_keys)), wrong
         state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
+        # A sweep's trial may go on from another's checkpoint: with its own settings, which are no state.
+        own = [{name: group[name] for name in ("peak", "weight_decay")} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state)
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
 
 
 class DeepSpeed:

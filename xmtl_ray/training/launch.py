@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xmtl_ray.cluster.connection import cluster, set_environment
 from xmtl_ray.config.finetune import FinetuneConfig
@@ -13,6 +14,9 @@ from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
 from xmtl_ray.training.data_check import check_data
 from xmtl_ray.training.storage import is_local, saved_config
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
 
 log = logging.getLogger(__name__)
 
@@ -36,17 +40,23 @@ def launch(config: Config | FinetuneConfig) -> dict[str, Any]:
     spec = config.cluster
     if not spec.workers:
         set_environment()
-        return _fit(config)
+        return fit(config)
     with cluster(
         spec.workers * spec.cpus_per_worker,
         gpus=spec.workers * spec.gpu,
         address=spec.address,
         dashboard=True,
     ):
-        return _fit(config)
+        return fit(config)
 
 
-def _fit(config: Config | FinetuneConfig) -> dict[str, Any]:
+def fit(config: Config | FinetuneConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
+    """Train where Ray is connected, or a sweep's trial runs; returns the summary of rank 0. Raises TrainingError.
+
+    Args:
+        config: of the run, whose data has been checked.
+        callbacks: told each report, in the process that controls the workers.
+    """
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -70,6 +80,7 @@ def _fit(config: Config | FinetuneConfig) -> dict[str, Any]:
                 num_to_keep=spec.keep_checkpoints, checkpoint_score_attribute=spec.select
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=list(callbacks),
         ),
     )
     try:
@@ -83,15 +94,20 @@ def _fit(config: Config | FinetuneConfig) -> dict[str, Any]:
 
 def check(config: Config | FinetuneConfig) -> None:
     """Refuse what cannot work: missing files, unwritable storage, another config under the same name."""
+    check_files(config)
+    if isinstance(config, Config):
+        _check_store(config)
+    else:
+        check_memory(config)
+    _check_same_run(config)
+
+
+def check_files(config: Config | FinetuneConfig) -> None:
+    """Raises LaunchError for data that is not there."""
     for path, value, _ in leaves(config.data, "data."):
         made = path in {"data.root", "data.features"}  # or will be
         if isinstance(value, str) and not made and os.sep in value and not Path(value).exists():
             raise LaunchError(f"{path}: {value} does not exist; data.root is {config.data.root}")
-    if isinstance(config, Config):
-        _check_store(config)
-    else:
-        _check_memory(config)
-    _check_same_run(config)
 
 
 def _check_store(config: Config) -> None:
@@ -104,7 +120,7 @@ def _check_store(config: Config) -> None:
         )
 
 
-def _check_memory(config: FinetuneConfig) -> None:
+def check_memory(config: FinetuneConfig) -> None:
     """Refuse what cannot fit whatever the length of the sequences; what may not fit with the longest is told."""
     spec = config.cluster
     if not spec.gpu:

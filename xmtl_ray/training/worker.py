@@ -88,21 +88,25 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     config = kind_of(settings).model_validate(settings)
     rank = ray.train.get_context().get_world_rank() if config.cluster.workers else 0
     with run_folder(config.storage_path, config.name, rank) as (folder, publish):
-        context = _context(config, folder, publish)
-        _configure(context, config)
-        tracked = _track(config, folder) if context.rank == 0 else None
-        try:
-            summary = _run(context, config, folder, tracked)
-        except (Unusable, NonFiniteLoss) as error:
-            # Every rank is here. Raised further, Ray would start the workers again for the same end.
-            _close(tracked, "FAILED")
-            return {"failed": str(error)}
-        except BaseException:
-            _close(tracked, "FAILED")
-            raise
-        if tracked is not None:
-            tracked.close()
-        return summary
+        return train_in(_context(config, folder, publish), config, folder)
+
+
+def train_in(context: WorkerContext, config: AnyConfig, folder: Path) -> dict[str, Any]:
+    """As ``train_worker``, in a context and a folder of this machine that are there already."""
+    _configure(context, config)
+    tracked = _track(config, folder) if context.rank == 0 else None
+    try:
+        summary = _run(context, config, folder, tracked)
+    except (Unusable, NonFiniteLoss) as error:
+        # Every rank is here. Raised further, Ray would start the workers again for the same end.
+        _close(tracked, "FAILED")
+        return {"failed": str(error)}
+    except BaseException:
+        _close(tracked, "FAILED")
+        raise
+    if tracked is not None:
+        tracked.close()
+    return summary
 
 
 def _close(tracked: Run | None, status: str) -> None:
