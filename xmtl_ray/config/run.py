@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -85,12 +86,23 @@ class Tracking(Section):
     """Where MLflow keeps runs."""
 
     uri: str | None = None
-    """Tracking URI; none: SQLite file mlflow.db in the storage folder."""
+    """Tracking URI; none: that of MLFLOW_TRACKING_URI, or a SQLite file mlflow.db in the storage folder."""
     experiment: Annotated[str, Field(min_length=1)] = "xmtl"
     enabled: bool = True
     """False: nothing is sent; numbers stay in the run folder."""
     parent: str | None = None
     """MLflow run that this one is a part of; `xmtl run` and its like set it."""
+
+    @model_validator(mode="after")
+    def _without_password(self) -> Self:
+        # Settings are saved, logged and shown.
+        if self.uri is not None and re.search(r"://[^/?#\s]*:[^/?#\s]*@|[?&](ssl)?password=", self.uri):
+            raise ValueError(
+                "uri: found a password in the address, expected none; give the whole address in the environment "
+                "variable MLFLOW_TRACKING_URI instead, or user and password in MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        return self
 
 
 class Run(Section):

@@ -15,6 +15,7 @@ from xmtl_ray.pipeline.running import Ended, Watcher, run
 from xmtl_ray.pipeline.stages import Stage, Stages
 from xmtl_ray.pipeline.tracked import Parent, run_of
 from xmtl_ray.pipeline.xmtl import Chain, chain, changed
+from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.data_check import check_data
 from xmtl_ray.training.storage import is_local
 
@@ -59,7 +60,7 @@ def stages_of(config: Config) -> Stages:
 def tracked(config: Config) -> Config:
     """``config`` with the tracking server named that all stages report to."""
     if config.tracking.uri is None and config.tracking.enabled:
-        return changed(config, {"tracking.uri": f"sqlite:///{config.storage_path}/mlflow.db"})
+        return changed(config, {"tracking.uri": tracking_uri(None, config.storage_path)})
     return config
 
 

@@ -12,7 +12,7 @@ from xmtl_ray.config.load import flatten
 from xmtl_ray.config.schema import Config
 from xmtl_ray.data.fingerprint import fingerprints
 from xmtl_ray.pipeline.running import Ended
-from xmtl_ray.tracking.run import STATE, Run, environment_tags
+from xmtl_ray.tracking.run import STATE, Run, Unsent, environment_tags, settle, sync
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,18 @@ class Parent:
             if (run_id := run_of(item.planned.folder)) is not None:
                 tags[f"stage.{kind}.run"] = run_id
             journal.tags(tags)
+            if item.how == "failed" and settle(item.planned.folder):
+                self._send(item.planned.folder)
         journal.status("FINISHED" if ended and all(item.good for item in ended) else "FAILED")
         self.run.close(grace_s=30)
+
+    def _send(self, folder: Path) -> None:
+        """A stage whose process is gone sends nothing itself any more."""
+        with suppress(FileNotFoundError):  # not tracked
+            try:
+                sync(folder)
+            except Unsent as error:
+                log.warning("%s; later: xmtl sync %s", error, folder)
 
 
 def run_of(folder: Path) -> str | None:

@@ -42,9 +42,9 @@ class Journal:
         """A file or folder under the run's folder."""
         self._write({"artifact": path})
 
-    def status(self, status: str) -> None:
-        """RUNNING, or how the run ended: FINISHED, FAILED or KILLED."""
-        self._write({"status": status, "time_ms": int(time.time() * 1000)})
+    def status(self, status: str, time_ms: int | None = None) -> None:
+        """RUNNING, or how the run ended: FINISHED, FAILED or KILLED; at ``time_ms``, None: now."""
+        self._write({"status": status, "time_ms": int(time.time() * 1000) if time_ms is None else time_ms})
 
     def close(self) -> None:
         """No more lines."""

@@ -6,13 +6,14 @@ batches; while the server is down it waits and tries again, and what is left at 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import platform
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -20,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from xmtl_ray.tracking.journal import JOURNAL, Journal, read_from
+from xmtl_ray.tracking.server import first_line, with_password, without_password
 
 log = logging.getLogger(__name__)
 
 STATE = "mlflow.json"
+LOCK = ".tracking.lock"
+"""Held by the process whose run it is, as long as that lives."""
 _BATCH_LINES = 250
 """Journal lines per request; a line holds a handful of metrics and MLflow takes 1,000 at a time."""
 
@@ -48,6 +52,7 @@ class Sender:
 
     def __init__(self, folder: Path, uri: str, experiment: str, name: str) -> None:
         self.folder = folder
+        uri = without_password(uri)
         self.state = _State(uri, experiment, name)
         with suppress(FileNotFoundError):
             earlier = _State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
@@ -61,6 +66,7 @@ class Sender:
         # Waiting is this thread's business: a request that fails should say so soon.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines at each run's end
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
         from requests.exceptions import RequestException
@@ -70,7 +76,7 @@ class Sender:
         count = 0
         try:
             self._make_database()
-            client = MlflowClient(self.state.uri)
+            client = MlflowClient(with_password(self.state.uri))
             while True:
                 lines, offset = read_from(self.folder / JOURNAL, self.state.sent_bytes, _BATCH_LINES)
                 if not lines:
@@ -81,8 +87,8 @@ class Sender:
                 count += len(lines)
         except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
             left = (self.folder / JOURNAL).stat().st_size - self.state.sent_bytes
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise Unsent(f"{self.state.uri} did not take {left} bytes of {self.folder / JOURNAL}: {first}") from error
+            told = f"{self.state.uri} did not take {left} bytes of {self.folder / JOURNAL}: {first_line(error)}"
+            raise Unsent(told) from None  # the error's own text may hold a password
 
     def _make_database(self) -> None:
         """Make a missing SQLite file whole, beside its place, and then put it there.
@@ -117,7 +123,15 @@ class Sender:
         # With a database file and no server, MLflow would put artifacts under whatever folder this process is in.
         database = self.state.uri.removeprefix("sqlite:///")
         beside = None if database == self.state.uri else (Path(database).resolve().parent / "mlartifacts").as_uri()
-        return str(client.create_experiment(self.state.experiment, artifact_location=beside))
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(client.create_experiment(self.state.experiment, artifact_location=beside))
+        except MlflowException as error:
+            # Of processes that begin together, one makes it.
+            if (made := client.get_experiment_by_name(self.state.experiment)) is None:
+                raise error
+            return str(made.experiment_id)
 
     def _send_lines(self, client: Any, run_id: str, lines: Iterable[dict[str, Any]]) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -178,6 +192,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, uri: str | None, experiment: str, name: str, interval_s: float = 3.0) -> None:
+        self._alive = _hold(folder)
         self.journal = Journal(folder)
         self.journal.status("RUNNING")
         self.sender = None if uri is None else Sender(folder, uri, experiment, name)
@@ -193,6 +208,13 @@ class Run:
         self._closing.set()
         if self.sender is not None:
             self._thread.join(grace_s)
+            if self._thread.is_alive():
+                told = "%s has not taken all of %s within %.0f s; later: xmtl sync %s"
+                log.warning(told, self.sender.state.uri, self.journal.path, grace_s, self.sender.folder)
+        if self._alive is not None:
+            (self.journal.path.parent / LOCK).unlink(missing_ok=True)
+            os.close(self._alive)
+            self._alive = None
 
     def _keep_sending(self) -> None:
         assert self.sender is not None
@@ -211,13 +233,88 @@ class Run:
                 return
 
 
+def settle(folder: Path) -> bool:
+    """End a run whose process is gone without a word: KILLED, at its last sign of life; whether it was so.
+
+    A process that is killed cannot say so, and in MLflow its run would be RUNNING for ever. A run that goes on holds a
+    lock, which ends with its process. The line is written to the journal; ``sync`` sends it. To be called on a machine
+    that shares the lock: the run's own, or one with the same file system.
+    """
+    path = folder / JOURNAL
+    if not path.exists() or (alive := _hold(folder)) is None:
+        return False
+    try:
+        last, seen = None, None
+        for line in _all_lines(path):
+            last, seen = line.get("status", last), line.get("time_ms", seen)
+        if last != "RUNNING":
+            return False
+        journal = Journal(folder)
+        journal.status("KILLED", seen)
+        journal.close()
+        log.warning("%s: its process ended without a word; the run is KILLED", folder)
+        return True
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(alive)
+
+
+def log_artifacts(folder: Path, names: Iterable[str]) -> bool:
+    """Log files that were made after a run has ended; False where it goes on. Raises Unsent.
+
+    Args:
+        folder: the run's.
+        names: of files in it.
+    """
+    if (alive := _hold(folder)) is None:
+        return False
+    try:
+        journal = Journal(folder)
+        for name in names:
+            journal.artifact(name)
+        journal.close()
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(alive)
+    sync(folder)
+    return True
+
+
 def sync(folder: Path) -> int:
-    """Send what a run folder still holds, to where it was meant to go; returns how many lines. Raises Unsent."""
+    """Send what a run folder still holds, to where it was meant to go; returns how many lines. Raises Unsent.
+
+    A run whose process was killed is ended, see ``settle``.
+    """
+    if (folder / STATE).exists():
+        settle(folder)
     try:
         state = _State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder / STATE}: not there; expected the folder of a tracked run") from None
     return Sender(folder, state.uri, state.experiment, state.name).send()
+
+
+def _hold(folder: Path) -> int | None:
+    """The lock of a run that goes on, as a file descriptor; None where another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        held = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            return None
+        with suppress(FileNotFoundError):
+            if os.fstat(held).st_ino == os.stat(folder / LOCK).st_ino:
+                return held
+        os.close(held)  # whoever had it has just removed it
+
+
+def _all_lines(path: Path) -> Iterator[dict[str, Any]]:
+    offset, lines = 0, [{}]
+    while lines:
+        lines, offset = read_from(path, offset, _BATCH_LINES)
+        yield from lines
 
 
 def installed_packages() -> str:

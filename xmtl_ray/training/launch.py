@@ -6,12 +6,13 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xmtl_ray.cluster.connection import cluster, set_environment
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
+from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.data_check import check_data
 from xmtl_ray.training.storage import is_local, saved_config
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ray.train import UserCallback
 
 log = logging.getLogger(__name__)
+
+AnyConfig = TypeVar("AnyConfig", Config, FinetuneConfig)
 
 
 class LaunchError(ValueError):
@@ -35,6 +38,7 @@ def launch(config: Config | FinetuneConfig) -> dict[str, Any]:
     Returns the summary of rank 0. Raises LaunchError or UntrustedData before Ray starts, ClusterError where GPUs are
     missing, TrainingError when the workers gave up.
     """
+    config = _reporting(config)
     check(config)
     check_data(config, Path(config.storage_path) / config.name if is_local(config.storage_path) else None)
     spec = config.cluster
@@ -90,6 +94,15 @@ def fit(config: Config | FinetuneConfig, callbacks: Sequence[UserCallback] = ())
     if "failed" in summary:
         raise TrainingError(summary["failed"])
     return summary
+
+
+def _reporting(config: AnyConfig) -> AnyConfig:
+    """With the tracking server named that this process knows: workers elsewhere do not have its environment."""
+    spec = config.tracking
+    asked = tracking_uri(spec.uri, None)
+    if not spec.enabled or asked == spec.uri:
+        return config
+    return config.model_copy(update={"tracking": spec.model_copy(update={"uri": asked})})
 
 
 def check(config: Config | FinetuneConfig) -> None:

@@ -25,6 +25,7 @@ from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import dump, flatten, kind_of
 from xmtl_ray.config.schema import Config
 from xmtl_ray.tracking.run import Run, environment_tags, installed_packages
+from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training import finetune, xmtl
 from xmtl_ray.training.context import Local, WorkerContext
 from xmtl_ray.training.loop import NonFiniteLoss, train
@@ -174,9 +175,12 @@ def _configure(context: WorkerContext, config: AnyConfig) -> None:
 
 def _track(config: AnyConfig, folder: Path) -> Run:
     spec = config.tracking
-    uri = spec.uri or (f"sqlite:///{config.storage_path}/mlflow.db" if is_local(config.storage_path) else None)
+    uri = tracking_uri(spec.uri, config.storage_path if is_local(config.storage_path) else None)
     if uri is None and spec.enabled:
-        log.warning("tracking.uri: none, and storage_path is no local folder: numbers stay in the run folder")
+        log.warning(
+            "tracking.uri: none, no MLFLOW_TRACKING_URI, and storage_path is no local folder: numbers stay in the run "
+            "folder"
+        )
     run = Run(folder, uri if spec.enabled else None, spec.experiment, config.name)
     (folder / CONFIG).write_text(dump(config), encoding="utf-8")
     run.journal.parameters({name: value for name, value in flatten(config).items() if value is not None})
