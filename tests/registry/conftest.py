@@ -1,32 +1,11 @@
 """One MLflow server for all tests of the registry, on SQLite and loopback."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def wait_for(url: str, process: subprocess.Popen, log) -> None:
-    """Until it answers."""
-    for _ in range(3000):
-        if process.poll() is not None:
-            raise AssertionError(log.read_text())
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(log.read_text())
+from mlflow_processes import free_port, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -42,17 +21,24 @@ def quiet_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory, quiet_environment):
+def mlflow_home(tmp_path_factory):
+    """The server's folder: its database and, in ``artifacts``, what it keeps at mlflow-artifacts:/…"""
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture(scope="session")
+def server(mlflow_home, quiet_environment):
     """Its address; artifacts go through it, as on a team's server."""
-    home = tmp_path_factory.mktemp("mlflow")
-    port, log = free_port(), home / "log"
+    port, log = free_port(), mlflow_home / "log"
     command = [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
-        *("--artifacts-destination", str(home / "artifacts"), "--host", "127.0.0.1"),
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{mlflow_home / 'mlflow.db'}"),
+        *("--artifacts-destination", str(mlflow_home / "artifacts"), "--host", "127.0.0.1"),
         *("--port", str(port), "--workers", "1"),
     ]
     with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=quiet_environment, cwd=home)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=quiet_environment, cwd=mlflow_home
+        )
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}"

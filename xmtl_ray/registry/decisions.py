@@ -32,9 +32,9 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from xmtl_ray.registry.registration import made_model
 from xmtl_ray.registry.server import CHAMPION, PREVIOUS
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
+T = TypeVar("T")
+
 Kind = Literal["promote", "rollback", "refuse", "restore"]
 Outcome = Literal["moved", "lost", "repeated", "recorded"]
 """moved: it changed the champion. lost: the champion was another by then. repeated: its request stands further up.
@@ -52,6 +54,8 @@ LOG = ".decisions"
 _APPLIED = "xmtl.applied"
 _ABOUT = "Append-only log of promotions by xmtl: what it says is so. Do not delete versions of it."
 _TRIES = 40
+_FINAL = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+"""What MLflow says where another try would end the same."""
 
 
 @dataclass(frozen=True)
@@ -195,35 +199,41 @@ def current(client: MlflowClient, name: str) -> State:
 
 def append(client: MlflowClient, name: str, entry: Entry) -> Decision:
     """Write ``entry`` down, once for its request, and tell what became of it; see the module. Raises RegistryError."""
+    source = f"{client.get_run(entry.run_id).info.artifact_uri}/decision"
+
+    def once() -> Decision:
+        """Looked for before it is written, so that a try whose answer was lost is not written twice."""
+        state = read(client, name)
+        if (found := state.of_request(entry.request)) is None:
+            last = state.decisions[-1] if state.decisions else None
+            seen = "" if last is None else f"{last.number}:{_hash(last.number, last.entry)}"
+            if last is None:
+                made_model(client, f"{name}{LOG}", {"xmtl.log": name}, _ABOUT)
+            client.create_model_version(
+                f"{name}{LOG}", source, entry.run_id, _tags(entry, seen), await_creation_for=None
+            )
+            found = read(client, name).of_request(entry.request)
+            assert found is not None
+        return found
+
+    decision = _insisting(once)
+    _check_same(decision.entry, entry)
+    if decision.outcome == "moved" and not decision.applied:
+        settle(client, name)
+    return decision
+
+
+def _insisting(action: Callable[[], T]) -> T:
+    """Do what has no effect when done twice, until the server can: of many who write at once it refuses some."""
     from mlflow.exceptions import MlflowException
 
-    source = f"{client.get_run(entry.run_id).info.artifact_uri}/decision"
     for attempt in range(_TRIES):
-        state = read(client, name)
-        if (found := state.of_request(entry.request)) is not None:
-            _check_same(found.entry, entry)
-            if found.outcome == "moved" and not found.applied:
-                settle(client, name)
-            return found
-        last = state.decisions[-1] if state.decisions else None
-        seen = "" if last is None else f"{last.number}:{_hash(last.number, last.entry)}"
-        tags = _tags(entry, seen)
         try:
-            if not state.decisions:
-                made_model(client, f"{name}{LOG}", {"xmtl.log": name}, _ABOUT)
-            client.create_model_version(f"{name}{LOG}", source, entry.run_id, tags, await_creation_for=None)
+            return action()
         except MlflowException as error:
-            # Many at once: the server gives up after a few numbers that others were given. Or the answer was lost.
-            if attempt + 1 == _TRIES or error.error_code in {"INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"}:
+            if error.error_code in _FINAL or attempt + 1 == _TRIES:
                 raise
             time.sleep(random.uniform(0.05, 0.4))  # noqa: S311
-            continue
-        state = read(client, name)
-        decision = state.of_request(entry.request)
-        assert decision is not None
-        if decision.outcome == "moved":
-            settle(client, name)
-        return decision
     raise AssertionError("unreachable")
 
 
@@ -231,21 +241,29 @@ def settle(client: MlflowClient, name: str) -> State:
     """Set the aliases as the log says, until it says nothing new; returns that."""
     state = read(client, name)
     while state.begun:
-        found = _aliases(client, name)
-        for alias, version in ((PREVIOUS, state.previous), (CHAMPION, state.champion)):
-            if found.get(alias) != version:
-                if version is None:
-                    client.delete_registered_model_alias(name, alias)
-                else:
-                    client.set_registered_model_alias(name, alias, version)
-        again = read(client, name)
-        if again.number == state.number:
-            moved = [each for each in again.decisions if each.outcome == "moved" and not each.applied]
-            for each in moved:
-                client.set_model_version_tag(f"{name}{LOG}", str(each.number), _APPLIED, "true")
-            return read(client, name) if moved else again
-        state = again
+        before = state
+        _insisting(lambda before=before: _copy(client, name, before))  # type: ignore[misc]
+        state = read(client, name)
+        if state.number == before.number:
+            _insisting(lambda state=state: _mark(client, name, state))  # type: ignore[misc]
+            return read(client, name)
     return state
+
+
+def _copy(client: MlflowClient, name: str, state: State) -> None:
+    found = _aliases(client, name)
+    for alias, version in ((PREVIOUS, state.previous), (CHAMPION, state.champion)):
+        if version is None and alias in found:
+            client.delete_registered_model_alias(name, alias)
+        elif version is not None and found.get(alias) != version:
+            client.set_registered_model_alias(name, alias, version)
+
+
+def _mark(client: MlflowClient, name: str, state: State) -> None:
+    applied = {each.number for each in read(client, name).decisions if each.applied}
+    for each in state.decisions:
+        if each.outcome == "moved" and each.number not in applied:
+            client.set_model_version_tag(f"{name}{LOG}", str(each.number), _APPLIED, "true")
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
