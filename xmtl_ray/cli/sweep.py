@@ -15,7 +15,8 @@ from xmtl_ray.cli.console import console, many, user_errors
 
 if TYPE_CHECKING:
     from xmtl_ray.tuning.ledger import Trial
-    from xmtl_ray.tuning.sweep import Plan, Watcher
+    from xmtl_ray.tuning.plan import Plan
+    from xmtl_ray.tuning.sweep import Watcher
 
 app = typer.Typer()
 
@@ -40,8 +41,9 @@ def sweep(
     `xmtl finetune`), `trials`. Trials are compared on the dev set; none sees the test set.
     """
     with user_errors():
+        from xmtl_ray.tuning.plan import prepare
         from xmtl_ray.tuning.space import load
-        from xmtl_ray.tuning.sweep import Interrupted, prepare
+        from xmtl_ray.tuning.sweep import Interrupted
         from xmtl_ray.tuning.sweep import sweep as run
 
         given = {"samples": samples, "concurrency": concurrency}
@@ -65,7 +67,7 @@ def sweep(
 def print_plan(plan: Plan) -> None:
     """Trials, their settings, what one takes, how many fit, what is shared, what it may cost."""
     from xmtl_ray.cli.pipeline import print_plan as print_stages
-    from xmtl_ray.tuning.sweep import room_here, rungs
+    from xmtl_ray.tuning.plan import room_here, rungs
 
     spec = plan.space
     console.print(f"sweep {spec.name} of {spec.recipe}, in {plan.folder}", soft_wrap=True)

@@ -188,10 +188,19 @@ def load(space: str, overrides: Sequence[str] = (), fields: Mapping[str, int] = 
 
 def dump(space: Space) -> str:
     """YAML that ``load`` takes, whole: with what was given on the command line."""
-    tree = space.model_dump(mode="json", by_alias=True, exclude_none=True)
-    if space.search != "pbt":
-        del tree["pbt"]
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.safe_dump(plain(space), sort_keys=False, allow_unicode=True, width=110)
+
+
+def plain(space: Space) -> dict[str, Any]:
+    """What was given, as plain values, from which the space is built again; keys keep their types, as in no JSON."""
+
+    def listed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: listed(item) for key, item in value.items()}
+        return [listed(item) for item in value] if isinstance(value, tuple) else value
+
+    found: dict[str, Any] = listed(space.model_dump(by_alias=True, exclude_unset=True))
+    return found
 
 
 def _find(space: str) -> Path:

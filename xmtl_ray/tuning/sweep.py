@@ -1,7 +1,6 @@
-"""A sweep from its file to its best trial: what is checked, what trials share, the trials, what is left behind.
+"""A sweep while it runs: what trials share is made, they are run, and what they found is left in files.
 
-Nothing that costs starts before every end of every domain has built a valid config. What trials have in common (the
-teachers and the pseudo-labels of X-MTL) is made once, as stages of the pipeline, and found again by other sweeps.
+The driver keeps nothing that the files do not have: killed at any moment, it is begun again by the same command.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,27 +20,16 @@ from xmtl_ray.cluster.connection import cluster
 from xmtl_ray.config.load import dump
 from xmtl_ray.config.schema import Config
 from xmtl_ray.pipeline import running
-from xmtl_ray.pipeline.launch import stages_of
-from xmtl_ray.pipeline.stages import Planned, Stage, Stages
 from xmtl_ray.pipeline.tracked import run_of
-from xmtl_ray.pipeline.xmtl import chain
-from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.data_check import check_data
-from xmtl_ray.training.launch import check_files, check_memory
-from xmtl_ray.training.storage import is_local
 from xmtl_ray.tuning import configs, ledger, room, space
-from xmtl_ray.tuning.configs import AnyConfig
 from xmtl_ray.tuning.ledger import About, Trial
-from xmtl_ray.tuning.proposals import count, importance, propose
-from xmtl_ray.tuning.space import Space, SpaceError
+from xmtl_ray.tuning.plan import Plan, SweepError
+from xmtl_ray.tuning.proposals import importance, propose
 
 log = logging.getLogger(__name__)
 
 SPACE, BEST, LOCK = "space.yaml", "best.yaml", ".lock"
-
-
-class SweepError(ValueError):
-    """A sweep that cannot begin or go on: what is in its way, and what to do."""
 
 
 class Interrupted(Exception):
@@ -58,71 +45,6 @@ class Watcher:
     fanning: Callable[[int, int], None] = lambda left, side_by_side: None
     """Trials begin: how many are left, how many side by side."""
     stages: running.Watcher = field(default_factory=running.Watcher)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sweep that can be run."""
-
-    space: Space
-    config: AnyConfig
-    """The recipe with what is fixed, and the tracking server named."""
-    folder: Path
-    trials: int
-    direct: bool
-    """Whether a trial's own process trains; else it drives Train workers."""
-    need: room.Need
-    shared: Stage | None
-    """What trials have in common, made before them; None: nothing has to be made."""
-    stages: Stages
-
-    @property
-    def epochs(self) -> int:
-        """Of a trial, at most."""
-        return self.config.train.epochs
-
-    def shared_stages(self) -> list[Planned]:
-        """What must be made before the trials, and what is there."""
-        return [] if self.shared is None else self.stages.plan([self.shared])
-
-
-def prepare(sweep: Space) -> Plan:
-    """Check all that can be checked before Ray starts. Raises SpaceError, ConfigError, LaunchError, SweepError."""
-    config = configs.base(sweep)
-    if not is_local(config.storage_path):
-        raise SweepError(
-            f"storage_path: found {config.storage_path!r}, expected a folder, which all machines of the cluster see: "
-            "trials tell how they are doing there"
-        )
-    if config.tracking.enabled:
-        uri = tracking_uri(config.tracking.uri, config.storage_path)
-        config = configs.changed(config, {"tracking.uri": uri})
-    built = configs.check(sweep, config)
-    check_files(config)
-    for one in built:
-        if not isinstance(one, Config):
-            check_memory(one)
-    if sweep.asha is not None and sweep.asha.grace >= config.train.epochs:
-        raise SpaceError(
-            f"scheduler.asha.grace: found {sweep.asha.grace}, expected less than train.epochs={config.train.epochs}: "
-            "else no trial can be stopped"
-        )
-    shared = _shared(config)
-    if isinstance(config, Config) and shared is not None:
-        _check_floor(built, config.distill.floor)
-    direct = sweep.search == "pbt" or config.cluster.workers == 0
-    plan = Plan(
-        sweep,
-        config,
-        Path(config.storage_path) / sweep.name,
-        count(sweep.search, sweep.samples, sweep.drawn),
-        direct,
-        room.need(config.cluster, direct),
-        shared,
-        Stages(Path(config.storage_path) / "stages") if shared is None else stages_of(config),  # type: ignore[arg-type]
-    )
-    room_here(plan)
-    return plan
 
 
 def sweep(plan: Plan, watcher: Watcher = Watcher(), resume: bool = False) -> list[Trial]:
@@ -222,7 +144,7 @@ class _Going:
             plan.direct,
             searching.scheduler(plan.space, plan.epochs, ended),
             {
-                "space": plan.space.model_dump(mode="json", by_alias=True),
+                "space": space.plain(plan.space),
                 "settings": plan.config.model_dump(mode="json"),
                 "extra": dict(extra),
             },
@@ -329,24 +251,6 @@ def write_best(plan: Plan, best: Trial) -> Path:
     return path
 
 
-def room_here(plan: Plan) -> str:
-    """How many trials train side by side, in words; of a cluster that is not joined yet it is not known.
-
-    Raises SpaceError where none fits this machine.
-    """
-    address = plan.config.cluster.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        return f"as many as {address} has room for"
-    need, gpus = plan.need, 0
-    if need.gpus:
-        import torch
-
-        gpus = torch.cuda.device_count()
-    cpus = max(os.cpu_count() or 1, math.ceil(need.workers * need.cpus))
-    found = room.concurrency([{"CPU": cpus, "GPU": gpus}], need, plan.space.concurrency)
-    return f"{found}, on this machine's {cpus} CPUs" + (" and GPUs" if need.gpus else "")
-
-
 def summary(plan: Plan) -> list[str]:
     """What the sweep took and found, a line each, from its ``sweep.json``."""
     body = json.loads((plan.folder / ledger.SWEEP).read_text(encoding="utf-8"))
@@ -360,36 +264,6 @@ def summary(plan: Plan) -> list[str]:
         shares = sorted(body["importance"].items(), key=lambda item: -item[1])
         lines.append("matters: " + ", ".join(f"{path} {share:.0%}" for path, share in shares))
     return lines
-
-
-def rungs(space: Space, epochs: int) -> list[int]:
-    """Epochs after which ASHA may stop a trial."""
-    if space.asha is None:
-        return []
-    most = max(epochs - 1, space.asha.grace)
-    count = int(math.log(most / space.asha.grace) / math.log(space.asha.reduction) + 1e-9) + 1
-    return [math.ceil(space.asha.grace * space.asha.reduction**number) for number in range(count)]
-
-
-def _shared(config: AnyConfig) -> Stage | None:
-    """The pseudo-labels that all trials learn from, if they must be made."""
-    if not isinstance(config, Config) or config.multitask.strategy != "xmtl":
-        return None
-    return None if config.multitask.pseudo.store is not None else chain(config).pseudo_labels
-
-
-def _check_floor(built: list[AnyConfig], floor: float) -> None:
-    """Below the floor a store has no roles: a threshold there selects nothing more."""
-    for one in built:
-        assert isinstance(one, Config)
-        for task in ("td", "vc"):
-            asked = getattr(one.multitask.pseudo.threshold, task)
-            if asked < floor:
-                raise SpaceError(
-                    f"space.multitask.pseudo.threshold.{task}: found {asked:g}, expected at least distill.floor="
-                    f"{floor:g}, below which the store that all trials share has no roles; raise it, or fix "
-                    "distill.floor lower"
-                )
 
 
 def _earlier(plan: Plan, resume: bool) -> tuple[list[Trial], float]:
