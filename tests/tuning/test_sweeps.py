@@ -1,4 +1,4 @@
-"""Real sweeps: a driver that is killed loses nothing, trials that are stopped free their workers, populations change."""
+"""Real sweeps: a killed driver loses nothing, trials that are stopped free their workers, populations change."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -40,14 +41,18 @@ def made(folder, world, **parts):
     return path
 
 
-def swept(path, resume=False):
-    """The sweep run here: (its plan, its trials, events)."""
+def swept(path, then=lambda kind, trial: None):
+    """The sweep run here: (its plan, its trials, events); ``then`` is called with each."""
     from xmtl_ray.tuning import plan, space, sweep
 
     events = []
+
+    def happened(kind, trial, why):
+        events.append((kind, trial.id, why))
+        then(kind, trial)
+
     what = plan.prepare(space.load(str(path)))
-    watcher = sweep.Watcher(trial=lambda kind, trial, why: events.append((kind, trial.id, why)))
-    return what, sweep.sweep(what, watcher, resume), events
+    return what, sweep.sweep(what, sweep.Watcher(trial=happened)), events
 
 
 def read(folder):
@@ -114,7 +119,7 @@ def test_trials_with_workers_of_their_own(world, tmp_path, cluster):
     cannot train is told, and stops no other."""
     import ray
 
-    rates = {"train.learning_rate.other": {"grid": [3e-3, 1e30, 1e-8, 1e-9, 1e-7]}}
+    rates = {"train.learning_rate.other": {"grid": [3e-3, 1e30, 1e-8, 1e-9]}}
     path = made(
         tmp_path, world, search="grid", space=rates, scheduler={"asha": {"grace": 1, "reduction": 2}},
         fixed={"tracking.enabled": False, "train.clip_norm": 1e30, "train.epochs": 4},
@@ -138,14 +143,23 @@ def test_trials_with_workers_of_their_own(world, tmp_path, cluster):
 
 
 def test_a_population_changes_while_it_trains(world, tmp_path, cluster):
-    """Of two members the worse goes on with the other's weights at other rates, between the ends; a member's process
-    that dies is begun again."""
+    """Of two members the worse goes on with the other's weights at other rates, between the ends; a member whose
+    process is killed is begun again."""
     path = made(
         tmp_path, world, search="pbt", samples=2, pbt={"interval": 1, "quantile": 0.5, "resample": 1.0},
         space={"train.learning_rate.text": {"loguniform": [1e-5, 1e-2]}},
         fixed={"cluster.workers": 0, "tracking.enabled": False},
     )  # fmt: skip
-    what, trials, events = swept(path)
+    killed = []
+
+    def kill_once(kind, trial):
+        if kind == "reported" and not killed:
+            processes = psutil.Process().children(recursive=True)
+            killed.extend([one for one in processes if "ImplicitFunc" in " ".join(one.cmdline())][:1])
+            killed[0].kill()
+
+    what, trials, events = swept(path, kill_once)
+    assert "again" in {kind for kind, _, _ in events}
     assert what.direct and [trial.state for trial in trials] == ["finished"] * 2
     assert [trial.epochs for trial in trials] == [3, 3]
     begun = [identity for kind, identity, _ in events if kind == "begun"]
