@@ -74,13 +74,13 @@ def base_model(data: Path, folder: Path) -> Path:
 
 
 def adapter_run(base: Path, data: Path, folder: Path, uri: str) -> Path:
-    """An adapter on that base, as a run; answers are held to the schema, so that they are event JSON."""
+    """An adapter on that base, as a run; its answers are random pieces."""
     config = load_as(
         FinetuneConfig,
         "videollama2_smoke",
         [
             f"model.path={base}", "adapter.method=lora", "adapter.bits=16", "generation.greedy=true",
-            "generation.max_new_tokens=60", "generation.constrained=schema", "model.train_tower=false",
+            "generation.max_new_tokens=12", "generation.constrained=none", "model.train_tower=false",
             "generation.batch=1",
         ],
     )  # fmt: skip

@@ -198,20 +198,23 @@ def test_an_adapter_is_served_and_promoted_without_its_base(server, tmp_path, mo
     ]
     found = loaded.predict(asked)
     assert {each["id"]: each["output"] for each in found} == before
-    assert [each["state"] for each in found] == ["ok"] * 3
+    assert {each["state"] for each in found} == {"malformed"} and [each["events"] for each in found] == [[]] * 3
 
-    valid = written(tmp_path / "gate.yaml", "json: {valid: 100}\nminimum: {trigger: 0}\n")
-    given = ["promote", "chat", "--gate", valid, "--data", data]
+    valid = written(tmp_path / "valid.yaml", "json: {valid: 1}\n")
+    any_json = written(tmp_path / "gate.yaml", "json: {valid: 0}\nminimum: {trigger: 0, argument_accuracy: 0}\n")
+    given = ["promote", "chat", "--gate", any_json, "--data", data]
     other = shutil.copytree(moved, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "x": 1}))
     done = xmtl(server, *given, "--base", other)
     assert done.exit_code == 2 and "an adapter on another base answers wrongly" in done.stderr
+    done = xmtl(server, "promote", "chat", "--gate", valid, "--data", data, "--base", moved)
+    assert done.exit_code == 3 and "0.00 %" in done.output
     done = xmtl(server, *given, "--base", moved)
     assert done.exit_code == 0, done.output
     with registry(server, "chat") as client:
         kinds = [each.entry.kind for each in decisions.read(client, "chat").decisions]
-    assert kinds == ["refuse", "promote"] and aliases(server, "chat") == {"champion": "1"}
+    assert kinds == ["refuse", "refuse", "promote"] and aliases(server, "chat") == {"champion": "1"}
     mlflow.set_tracking_uri(None)
 
     foreign = written(tmp_path / "foreign.yaml", "minimum: {image_event: 1}\n")

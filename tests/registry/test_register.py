@@ -23,7 +23,7 @@ from xmtl_ray.registry.registration import register, requirements
 from xmtl_ray.registry.server import checked_out, model_folder, registry
 from xmtl_ray.serving.predict import predict
 from xmtl_ray.tracking.artifacts import fetch
-from xmtl_ray.tracking.registry import RegistryError, Tampered
+from xmtl_ray.tracking.registry import RegistryError, Tampered, tree_sha256
 
 pytestmark = pytest.mark.slow
 HOLDS = ("model.safetensors", "config.yaml")
@@ -205,22 +205,32 @@ def broken(top, how):
         (top / "artifacts" / "model" / "labels.json").symlink_to("/etc/hostname")
 
 
-@pytest.mark.parametrize("how", ["weights", "more", "code", "link"])
-def test_changed_files_are_refused(server, mlflow_home, run, tmp_path, how):
+def test_changed_files_are_refused(server, mlflow_home, run, tmp_path):
     """By everything of ours that reads the version: what would be promoted, and what `xmtl predict` would fetch."""
-    name = f"changed-{how}"
-    with registry(server, name) as client:
-        done = register(str(run), name, tracking_uri=server)
-        source = client.get_model_version(name, done.version).source
-        top = mlflow_home / "artifacts" / source.removeprefix("mlflow-artifacts:/")
-        with checked_out(client, name, done.version) as folder:
-            assert (folder / "model.safetensors").is_file()
+    register(str(run), "changed", tracking_uri=server)
+
+    def read():
+        with registry(server, "changed") as client, checked_out(client, "changed", "1") as folder:
+            return (folder / "model.safetensors").stat().st_size
+
+    assert read() > 0
+    with registry(server, "changed") as client:
+        source = client.get_model_version("changed", "1").source
+    top = mlflow_home / "artifacts" / source.removeprefix("mlflow-artifacts:/")
+    whole = shutil.copytree(top, tmp_path / "whole")
+    for how in ("weights", "more", "code", "link"):
         broken(top, how)
-        with pytest.raises((Tampered, RegistryError)), checked_out(client, name, done.version):
-            pass
+        with pytest.raises(RegistryError, match="they were changed since" if how != "link" else ""):
+            read()
         if how != "link":  # which MLflow's server does not give in the first place
             with pytest.raises(Tampered, match="they were changed since"):
-                fetch(f"models:/{name}/1", server, HOLDS, tmp_path / "cache")
+                fetch("models:/changed/1", server, HOLDS, tmp_path / "cache")
+        shutil.rmtree(top)
+        shutil.copytree(whole, top)
+    assert read() > 0
+    broken(whole, "link")
+    with pytest.raises(Tampered, match=r"found the link artifacts/model/labels\.json"):
+        tree_sha256(whole)
 
 
 @pytest.mark.parametrize(
