@@ -116,6 +116,11 @@ def test_from_no_champion_to_a_rollback(server, versions, data, tmp_path):
     everything = json.loads(xmtl(server, "models", "--json").stdout)
     assert "model" in {each["name"] for each in everything}
     assert not [each for each in everything if each["name"].endswith(".decisions")]
+    with registry(server, "model") as client:
+        client.set_registered_model_alias("model", "champion", "2")
+    done = xmtl(server, "promote", versions, "--version", 2, "--gate", least, *given)
+    assert done.exit_code == 2 and "moved by other means than xmtl" in done.stderr
+    assert xmtl(server, "models", versions, "--restore").exit_code == 0 and aliases(server) == {"champion": "1"}
     table = xmtl(server, "models", versions)
     assert table.exit_code == 0 and "champion" in table.output and "decisions" in table.output
 

@@ -182,6 +182,7 @@ def test_what_is_registered(registered, server, run, tmp_path):
         assert {"MLmodel", "document_model.py", "requirements.txt", "constraints.txt", "input_example.json"} <= names
         assert not [name for name in names if name.endswith((".pkl", ".pt", ".bin", ".pth"))]
         assert (top / "requirements.txt").read_text().splitlines()[-1] == "-c constraints.txt"
+        assert str(Path(__file__).parents[2]) not in (top / "MLmodel").read_text()
         pinned = (top / "requirements.txt").read_text().splitlines()[:-1]
         assert set(requirements()) <= set(pinned) and all("==" in line for line in pinned)
         again = register(f"runs:/{version.run_id}", "served", tracking_uri=server)

@@ -168,13 +168,12 @@ def of_conversations(
         whole = group["all"]
         mean = whole["accuracy_mean_of_samples"] if isinstance(whole, dict) else None
         metrics[f"{side}_accuracy"] = mean or 0.0
-    rates = report["rates"]["all"]
     return Evidence(
         version,
         metrics,
         {each.sample.id: dict(each.counts) for each in scored},
         {"event_type": _types(scored), "language": _languages(scored)},
-        rates["ok"] + rates.get("reasoned", 0.0) if reasons else rates["ok"],
+        report["rates"]["all"]["ok"],
         _median_s(times[1:]),  # the first is told before the model is loaded
         _size(folder),
         tuple(lines),

@@ -10,30 +10,34 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.requirements import Requirement
+import yaml
 
 from xmtl_ray.config.load import kind_of, loads
 from xmtl_ray.config.schema import Config
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.registry import lineage
 from xmtl_ray.registry.server import check_endings, check_name, model_folder, registry
-from xmtl_ray.tracking.registry import SHA256, RegistryError, tree_sha256, write_manifest
+from xmtl_ray.tracking.registry import MLMODEL, SHA256, RegistryError, tree_sha256, write_manifest
 from xmtl_ray.tracking.run import environment_tags, installed_packages
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
 MODEL_SHA256, FAMILY, BASE_SHA256, RUN = "xmtl.model_sha256", "xmtl.family", "xmtl.base_sha256", "xmtl.run"
 """Tags of a version: hash of the model's own folder; xmtl, videollama2, …; hash of an adapter's base; its run."""
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 EXAMPLE_TEXT = "Rebels attacked a village near Rome on Monday. Two soldiers died in the raid."
 
 
@@ -68,10 +72,10 @@ def register(run: str, name: str, *, tracking_uri: str | None = None, base: Path
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with lineage.of(run, tracking_uri) as made, registry(made.tracking_uri, name) as client:
         described = _described(made.model, base)
-        kept = _kept(client, name, described[MODEL_SHA256], made.run_id)
-        if kept is not None:
-            size = sum(path.stat().st_size for path in made.model.rglob("*") if path.is_file())
-            return Registered(name, kept, described[FAMILY], "", size, False, made.tracking_uri)
+        if (kept := _kept(client, name, described[MODEL_SHA256], made)) is not None:
+            tags = kept.tags
+            size = int(tags["xmtl.size_bytes"])
+            return Registered(name, str(kept.version), described[FAMILY], tags[SHA256], size, False, made.tracking_uri)
         with tempfile.TemporaryDirectory(prefix="xmtl-register-") as temporary:
             top = Path(temporary) / "registered"
             size = _write(made.model, top, described[FAMILY], base)
@@ -83,8 +87,6 @@ def register(run: str, name: str, *, tracking_uri: str | None = None, base: Path
 def _described(folder: Path, base: Path | None) -> dict[str, str]:
     """Tags by what lies in a model's folder. Raises ValueError for one that cannot be registered."""
     check_endings(folder)
-    import yaml
-
     settings = yaml.safe_load((folder / lineage.CONFIG).read_text(encoding="utf-8"))
     found = {MODEL_SHA256: tree_sha256(folder), "ontology": m2e2().version}
     kind = kind_of(settings)
@@ -140,16 +142,28 @@ def _write(model: Path, top: Path, family: str, base: Path | None) -> int:
                 input_example=[example],
                 metadata={"xmtl": "1", "family": family},
             )
+    _forget_paths(top / MLMODEL)
     return sum(path.stat().st_size for path in (top / "artifacts" / "model").rglob("*") if path.is_file())
+
+
+def _forget_paths(file: Path) -> None:
+    """Take out where script and files lay on this machine: MLflow notes it, and reads them beside its file."""
+    described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    own = described["flavors"]["python_function"]
+    own["model_code_path"] = Path(own["model_code_path"]).name
+    for artifact in own["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    file.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
 
 
 def requirements() -> list[str]:
     """What the package needs, extras apart, each at the version that is installed here."""
     found = {f"xmtl_ray=={version('xmtl_ray')}"}
     for line in requires("xmtl_ray") or ():
-        needed = Requirement(line)
-        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-            found.add(f"{needed.name}=={version(needed.name)}")
+        needed = _DISTRIBUTION.match(line)
+        if needed is not None and "extra ==" not in line:
+            with suppress(PackageNotFoundError):  # of another platform
+                found.add(f"{needed[0]}=={version(needed[0])}")
     return sorted(found)
 
 
@@ -158,11 +172,12 @@ def _pins() -> str:
     return "".join(f"{line}\n" for line in installed_packages().splitlines() if not line.startswith("xmtl_ray=="))
 
 
-def _kept(client: MlflowClient, name: str, model_sha256: str, run_id: str | None) -> str | None:
+def _kept(client: MlflowClient, name: str, model_sha256: str, made: lineage.Lineage) -> ModelVersion | None:
     """A version of the same model of the same run."""
     for found in client.search_model_versions(f"name='{name}'"):
-        if found.tags.get(MODEL_SHA256) == model_sha256 and run_id is not None and found.run_id == run_id:
-            return str(found.version)
+        same = found.run_id == made.run_id if made.run_id else found.tags.get(RUN) == made.name
+        if same and found.tags.get(MODEL_SHA256) == model_sha256 and SHA256 in found.tags:
+            return found
     return None
 
 
