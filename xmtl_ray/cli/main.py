@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from xmtl_ray.cli import corpus, data, distill, evaluate, finetune, generate, pipeline, plan, predict, sweep
+from xmtl_ray.cli import corpus, data, distill, evaluate, finetune, generate, pipeline, plan, predict, registry, sweep
 from xmtl_ray.cli.console import console, print_scores, user_errors
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.add_typer(finetune.app)
 app.add_typer(generate.app)
 app.add_typer(plan.app)
 app.add_typer(corpus.app)
+app.add_typer(registry.app)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
