@@ -9,8 +9,9 @@ from PIL import Image as Picture
 
 from xmtl_ray.config.load import build, dump
 from xmtl_ray.config.schema import Config
-from xmtl_ray.evaluation.m2e2 import score
+from xmtl_ray.evaluation.m2e2 import score, score_by_document
 from xmtl_ray.evaluation.prf import Prf
+from xmtl_ray.evaluation.significance import intervals
 from xmtl_ray.events.predictions import Predictions, from_gold, write
 from xmtl_ray.events.records import (
     Box,
@@ -133,17 +134,20 @@ def section(html, name):
 
 
 def test_scores_are_those_of_the_file(run):
-    """Each metric's P, R, F1 and counts under both protocols, and table's F1 minus strict's."""
-    folder, documents, _ = run
+    """Each metric's P, R, F1, interval and counts under both protocols, and table's F1 minus strict's."""
+    folder, documents, predictions = run
     scores = json.loads((folder / "scores.json").read_text())
     rows = re.findall(r"<tr>(.*?)</tr>", section(render(folder, documents), "scores"), flags=re.DOTALL)[2:]
     assert len(rows) == 6
+    ends = {name: intervals(score_by_document(documents, predictions, name)) for name in scores}
     for row, metric in zip(rows, scores["table"], strict=True):
         cells = [text_of(cell).strip() for cell in re.findall(r"<td.*?</td>", row, flags=re.DOTALL)]
         expected = []
         for protocol in ("table", "strict"):
             values = scores[protocol][metric]
             expected += [f"{values[name]:.1f}" for name in ("P", "R", "F1")]
+            low, high = ends[protocol][metric]
+            expected.append(f"{low:.1f}–{high:.1f}")
             expected.append(f"{values['correct']} / {values['predicted']} / {values['gold']}")
         difference = scores["table"][metric]["F1"] - scores["strict"][metric]["F1"]
         assert cells == [*expected, f"{difference:+.1f}" if difference else "0.0"], metric
@@ -412,15 +416,15 @@ def test_marks_nest_and_what_crosses_stands_aside():
 
 
 def test_gallery(run):
-    """The document with a pair comes first; signs and words tell what was found, missed and wrong."""
+    """The document with errors comes first; signs and words tell what was found, missed and wrong."""
     folder, documents, predictions = run
     first, second = cards(documents, predictions)
-    assert (first.id, first.reason, first.quiet_sentences, first.quiet_images) == ("D1", "1 gold pair", 1, 1)
+    assert (first.id, first.reason, first.quiet_sentences, first.quiet_images) == ("D1", "6 errors", 1, 1)
     assert (second.id, second.reason) == ("D2", "0 errors")
     assert [outcome for *_, outcome in first.pairs] == ["correct", "wrong"]
     html = section(render(folder, documents), "documents")
     card = text_of(html.partition("<article>")[2].partition("</article>")[0])
-    assert "1 gold pair · text events 1 of 2 found, 1 wrong · visual events 1 of 1 found · pairs 1 of 1 found" in card
+    assert "6 errors · text events 1 of 2 found, 1 wrong · visual events 1 of 1 found · pairs 1 of 1 found" in card
     for words in ("○ missed Victim", "✓ correct Agent", "○ missed Transport", "✗ wrong Meet", "✗ wrong s 1"):
         assert words.replace("s 1", "s1") in card, words
     assert html.count("data:image/jpeg;base64,") == 1
@@ -429,14 +433,14 @@ def test_gallery(run):
     assert html.count('class="line wrong dashed"') == 1
 
 
-def test_gallery_takes_errors_after_pairs():
-    """Of ten documents eight are shown: five with pairs, most first, then the others with most errors."""
+def test_gallery_takes_most_errors_first():
+    """Of ten documents eight are shown: those with most errors, whether they have pairs or not."""
     documents, predictions = [], Predictions({}, {}, ())
     for number in range(10):
         sentences = tuple(Sentence(f"N{number}_{i}", WORDS, events=(DIE,)) for i in range(number + 1))
-        pairs = tuple(MultimediaEvent(s.id, f"N{number}_0", "Life:Die") for s in sentences) if number < 6 else ()
+        pairs = (MultimediaEvent(f"N{number}_0", f"N{number}_0", "Life:Die"),) if number < 6 else ()
         documents.append(Document(f"N{number}", sentences, (Image(f"N{number}_0", None, (SEEN,)),), pairs))
-    assert [card.id for card in cards(documents, predictions)] == ["N5", "N4", "N3", "N2", "N1", "N9", "N8", "N7"]
+    assert [card.id for card in cards(documents, predictions)] == ["N9", "N8", "N7", "N6", "N5", "N4", "N3", "N2"]
 
 
 def test_thumbnails(tmp_path, caplog):
@@ -512,12 +516,14 @@ def test_a_run_that_just_began(tmp_path):
 
 
 def test_without_documents_and_without_journal(run):
-    """Scores stand by themselves; by type, gallery and curves need what is not there."""
+    """Scores stand by themselves; what is judged, curves and lineage need what is not there."""
     folder, documents, _ = run
     (folder / "tracking.jsonl").unlink()
     assert re.findall(r'<section id="(\w+)">', render(folder)) == ["scores", "settings"]
     (folder / "scores.json").unlink()
-    assert re.findall(r'<section id="(\w+)">', render(folder, documents)) == ["types", "documents", "settings"]
+    assert re.findall(r'<section id="(\w+)">', render(folder, documents)) == [
+        *("types", "roles", "confusion", "documents", "settings")
+    ]
 
 
 def test_text_only_documents(run):

@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from xmtl_ray.cli import corpus, data, distill, evaluate, finetune, generate, pipeline, plan, predict, registry, sweep
+from xmtl_ray.cli import (
+    corpus,
+    data,
+    distill,
+    evaluate,
+    finetune,
+    generate,
+    pipeline,
+    plan,
+    predict,
+    registry,
+    report,
+    sweep,
+)
 from xmtl_ray.cli.console import console, print_scores, user_errors
 
 app = typer.Typer(
@@ -35,6 +48,7 @@ app.add_typer(generate.app)
 app.add_typer(plan.app)
 app.add_typer(corpus.app)
 app.add_typer(registry.app)
+app.add_typer(report.app)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
@@ -150,29 +164,6 @@ def sync(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None
         typer.echo(f"{folder}: {send(folder)} lines sent")
 
 
-@app.command(epilog="Example: **xmtl report runs/xmtl**")
-def report(folder: Annotated[Path, typer.Argument(help="A run's folder")]) -> None:
-    """Write a run's HTML page anew."""
-    with user_errors():
-        from xmtl_ray.config.finetune import FinetuneConfig
-        from xmtl_ray.config.load import load_any
-        from xmtl_ray.data import m2e2, videollama2
-
-        config = load_any(str(folder / "config.yaml"))
-        if isinstance(config, FinetuneConfig):
-            from xmtl_ray.report.finetune_page import write_run_pages
-
-            test = config.data.test
-            gold = () if test is None else [videollama2.sample(one, test) for one in videollama2.read(test)]
-            typer.echo(str(write_run_pages(folder, config, gold)))
-            return
-        from xmtl_ray.report.page import write_report
-
-        data = config.data
-        documents = None if data.test is None else m2e2.read(data.test, objects=data.test_objects)
-        typer.echo(str(write_report(folder, documents)))
-
-
 def main() -> None:
     """Entry point of ``xmtl``."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
@@ -182,6 +173,7 @@ def main() -> None:
 
 def _train(settings: object) -> None:
     from xmtl_ray.config.schema import Config
+    from xmtl_ray.tracking.server import tracking_uri
     from xmtl_ray.training.launch import launch
     from xmtl_ray.training.storage import is_local
 
@@ -193,9 +185,7 @@ def _train(settings: object) -> None:
         typer.echo("  ".join(f"{name} {value:.1f}" for name, value in summary["dev"].items()))
     folder = f"{settings.storage_path}/{settings.name}"
     typer.echo(f"report: {folder}/report.html\nmodel:  {folder}/model")
-    uri = settings.tracking.uri
-    if uri is None and is_local(settings.storage_path):
-        uri = f"sqlite:///{settings.storage_path}/mlflow.db"
+    uri = tracking_uri(settings.tracking.uri, settings.storage_path if is_local(settings.storage_path) else None)
     if settings.tracking.enabled and uri is not None:
         typer.echo(f"MLflow: {f'mlflow server --backend-store-uri {uri}' if uri.startswith('sqlite') else uri}")
 

@@ -2,8 +2,9 @@
 
 One JSON object: ``text`` and ``image`` map ids to events, ``coref`` lists the pairs; what is absent is not predicted.
 Further top-level keys are notes (how coreference was decided, which model) and ignored by the reader; anything
-unknown inside an event is an error, since it would be a misspelt field. The surprising fact: image ids may end in
-``.jpg`` in the file and never do here.
+unknown inside an event is an error, since it would be a misspelt field. The surprising facts: image ids may end in
+``.jpg`` in the file and never do here; and since an event has no place for it, how sure a model was of its events
+stands in a note of its own, ``xmtl.confidence``, which only ``read_confidences`` reads.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from xmtl_ray.events.mending import MALFORMED, NOWHERE, PairItem, TextEventItem, VisualEventItem, mended
 from xmtl_ray.events.ontology import m2e2
@@ -34,6 +35,8 @@ from xmtl_ray.events.records import (
 from xmtl_ray.events.strict_json import parse_json, validated
 
 FORMAT = "m2e2-pred-1"
+CONFIDENCE = "xmtl.confidence"
+"""Note: ``text`` and ``image``, id → for each event its confidence and a list of its arguments', as they stand."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,20 @@ class _File(BaseModel):
     coref: list[PairItem] = []
 
 
+_Sure = tuple[float | None, list[float | None]]
+
+
+class _Confidences(BaseModel):
+    text: dict[str, list[_Sure]] = {}
+    image: dict[str, list[_Sure]] = {}
+
+
+class _Notes(BaseModel):
+    confidence: _Confidences | None = Field(default=None, alias=CONFIDENCE)
+
+
 _LAYOUT = TypeAdapter(_File)
+_NOTES = TypeAdapter(_Notes)
 
 
 def read(path: Path, on_error: Report | None = None) -> Predictions:
@@ -91,6 +107,36 @@ def read(path: Path, on_error: Report | None = None) -> Predictions:
     }
     pairs = tuple(MultimediaEvent(pair.sentence, pair.image.removesuffix(".jpg"), pair.type) for pair in raw.coref)
     return Predictions(text, image, pairs)
+
+
+def read_confidences(path: Path) -> Predictions | None:
+    """The predictions of a file with how sure their model was of each; None where the file does not say it.
+
+    Raises DataError where what it says does not fit its events.
+    """
+    noted = validated(path, (), parse_json(path), _NOTES).confidence
+    if noted is None:
+        return None
+    predictions = read(path)
+    sides: Any = ((predictions.text, noted.text, "text"), (predictions.image, noted.image, "image"))
+    found: list[dict[str, tuple[Any, ...]]] = []
+    for events, noted_of, name in sides:
+        sure = {key.removesuffix(".jpg"): value for key, value in noted_of.items()}
+        found.append({})
+        for mention, told in events.items():
+            beside = sure.get(mention, [])
+            sizes = [len(event.arguments) for event in told]
+            if [len(arguments) for _, arguments in beside] != sizes:
+                raise DataError(path, f"{CONFIDENCE}.{name}", mention, beside, f"one for each of its {sizes}")
+            found[-1][mention] = tuple(
+                replace(
+                    event,
+                    confidence=own,
+                    arguments=tuple(replace(a, confidence=c) for a, c in zip(event.arguments, others, strict=True)),
+                )
+                for event, (own, others) in zip(told, beside, strict=True)
+            )
+    return Predictions(found[0], found[1], predictions.multimedia)
 
 
 def check(path: Path, predictions: Predictions, documents: Iterable[Document]) -> list[DataError]:
@@ -147,6 +193,8 @@ def write(path: Path, predictions: Predictions, **notes: object) -> None:
     Whether a visual argument is a union box has no place in the format. Raises ValueError for a note named like a
     key of the format.
     """
+    if sure := _confidences(predictions):
+        notes = {**notes, CONFIDENCE: sure}
     body: dict[str, object] = {
         "format": FORMAT,
         "text": {
@@ -183,6 +231,27 @@ def write(path: Path, predictions: Predictions, **notes: object) -> None:
         for key, value in {**body, **notes}.items()
     )
     path.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
+
+
+def _confidences(predictions: Predictions) -> dict[str, object]:
+    """The note; nothing where no event has any."""
+    sides: dict[str, dict[str, list[TextEvent] | list[VisualEvent]]] = {
+        "text": {name: list(events) for name, events in predictions.text.items()},
+        "image": {name: list(events) for name, events in predictions.image.items()},
+    }
+    if all(event.confidence is None for side in sides.values() for events in side.values() for event in events):
+        return {}
+
+    def short(value: float | None) -> float | None:
+        return None if value is None else round(value, 4)
+
+    return {
+        kind: {
+            name: [[short(event.confidence), [short(a.confidence) for a in event.arguments]] for event in events]
+            for name, events in side.items()
+        }
+        for kind, side in sides.items()
+    }
 
 
 def from_gold(documents: Iterable[Document]) -> Predictions:

@@ -1,4 +1,4 @@
-"""The pages of a fine-tuning run: how it learnt, and what it answers to the test conversations."""
+"""The page of a fine-tuning run: how it learnt, and what it answers to the test conversations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from xmtl_ray.config.load import leaves
 from xmtl_ray.evaluation import generative
 from xmtl_ray.events.answers import read_answers, read_cut
 from xmtl_ray.events.records import GenerativeSample
-from xmtl_ray.report import figures, generative_page
-from xmtl_ray.report.run_folder import Journal, Series, journal_of
+from xmtl_ray.report import figures, generative_page, model_card
+from xmtl_ray.report.lineage import lineage
+from xmtl_ray.report.run_folder import Journal, Series, journal_of, tracked
 from xmtl_ray.report.templates import render
+from xmtl_ray.report.throughput import memory, throughput
 from xmtl_ray.tracking.journal import JOURNAL
 
-PAGE, ANSWERS_PAGE, ANSWERS = "report.html", "answers.html", "answers.jsonl"
+PAGE, ANSWERS = "report.html", "answers.jsonl"
 
 _COLOURS = ("td", "ae", "vc", "rc", "muted", "ink")
 
@@ -44,32 +46,41 @@ class Panel:
 
 
 def write_run_pages(folder: Path, config: FinetuneConfig, gold: Sequence[GenerativeSample]) -> Path:
-    """Write ``report.html`` and, where the run has answered, ``answers.html``; returns the first.
+    """Write ``report.html`` and the model's card beside it; returns the page.
 
     Args:
         folder: the run's.
         config: its settings.
-        gold: test samples; empty where it has none.
+        gold: test samples; empty where it has none. With them, and its answers, the page shows how those were.
 
     Raises DataError for files that are not a run's.
     """
     journal = journal_of(folder / JOURNAL) if (folder / JOURNAL).exists() else Journal()
     answered = folder / ANSWERS
+    found, shown = None, dict[str, object]()
     if gold and answered.exists():
         answers, cut = read_answers(answered, gold), read_cut(answered)
-        report = generative.report(gold, answers, reason=config.prompt.reason, cut=cut)
+        found = generative.report(gold, answers, reason=config.prompt.reason, cut=cut)
         scored = generative.score(gold, answers, config.prompt.reason)
-        generative_page.write_page(folder / ANSWERS_PAGE, config.name, scored, report)
+        shown = generative_page.sections(scored, found, tuple(generative_page.MODELS))
+    facts = _facts(config, journal) + list(shown.pop("facts", []))  # type: ignore[call-overload]
+    sources = lineage(journal, tracked(folder))
     page = render(
         "finetune.html",
         title=config.name,
         status=journal.status,
-        facts=_facts(config, journal),
+        facts=facts,
         panels=_panels(journal),
-        answers=ANSWERS_PAGE if gold and answered.exists() else None,
+        answered=found is not None,
+        throughput=throughput(journal, config.train.global_batch),
+        memory=memory(journal),
+        sources=sources,
         settings=[(name, "null" if value is None else value) for name, value, _ in leaves(config)],
+        **shown,
     )
     (folder / PAGE).write_text(page, encoding="utf-8")
+    card = model_card.of_finetuning(config.name, journal.status, facts, found, sources)
+    (folder / model_card.NAME).write_text(card, encoding="utf-8")
     return folder / PAGE
 
 

@@ -13,7 +13,6 @@ from xmtl_ray.report.comparison import Mention, Outcome, mentions, outcomes, reg
 from xmtl_ray.report.pictures import Framed, framed
 
 DOCUMENTS = 8
-_MULTIMEDIA_FIRST = 5
 _SENTENCES, _IMAGES = 14, 6
 """Most of one document that are shown; the page says how many are not."""
 
@@ -82,20 +81,14 @@ class Card:
 
 
 def cards(documents: Sequence[Document], predictions: Predictions, count: int = DOCUMENTS) -> list[Card]:
-    """Up to ``count`` documents: first those with most multimedia gold, then those with most errors of the others."""
+    """Up to ``count`` documents with something to show: most errors first, of equals those with most gold."""
     scores = score_by_document(documents, predictions, "strict")
     full = [document for document in documents if any(c.predicted or c.gold for c in scores[document.id].values())]
-    by_gold = sorted(full, key=lambda document: (-len(document.multimedia_events), -_gold(scores[document.id])))
-    first = [document for document in by_gold if document.multimedia_events][: min(count, _MULTIMEDIA_FIRST)]
-    taken = {document.id for document in first}
-    others = [document for document in full if document.id not in taken]
-    others.sort(key=lambda document: -_errors(scores[document.id]))
+    full.sort(key=lambda document: (-_errors(scores[document.id]), -_gold(scores[document.id])))
     return [
-        *(_card(document, predictions, scores[document.id], _plural(len(document.multimedia_events), "gold pair"))
-          for document in first),
-        *(_card(document, predictions, scores[document.id], _plural(_errors(scores[document.id]), "error"))
-          for document in others[: count - len(first)]),
-    ]  # fmt: skip
+        _card(document, predictions, scores[document.id], _plural(_errors(scores[document.id]), "error"))
+        for document in full[:count]
+    ]
 
 
 def marked(

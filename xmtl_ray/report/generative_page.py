@@ -82,22 +82,27 @@ def write_page(
 
     Raises ValueError for an unknown model, and for ``same_data`` of other samples.
     """
-    groups = _groups(found)
-    page = render(
-        "generative.html",
-        title=title,
-        facts=_facts(found),
-        models=[MODELS.get(model, model) for model in models],
-        settings=SETTINGS,
-        accuracies=_accuracies(found, models),
-        note=data_note(found, same_data),
-        groups=groups,
-        forms=[form for form in ("ok", "reasoned", "repaired", "malformed", "cut") if form in found["rates"][ALL]],
-        errors=_errors(found, groups),
-        examples=_examples(scored, shown),
-        heat=heat(found["confusion"]),
-    )
+    page = render("generative.html", title=title, **sections(scored, found, models, same_data=same_data, shown=shown))
     path.write_text(page, encoding="utf-8")
+
+
+def sections(
+    scored: Sequence[Scored], found: Report, models: Sequence[str], *, same_data: bool = False, shown: int = 4
+) -> dict[str, object]:
+    """What ``answers.html`` shows, on a page of its own or a run's; see ``write_page``."""
+    groups = _groups(found)
+    return {
+        "facts": _facts(found),
+        "models": [MODELS.get(model, model) for model in models],
+        "published_settings": SETTINGS,
+        "accuracies": _accuracies(found, models),
+        "note": data_note(found, same_data),
+        "groups": groups,
+        "forms": [form for form in ("ok", "reasoned", "repaired", "malformed", "cut") if form in found["rates"][ALL]],
+        "errors": _errors(found, groups),
+        "examples": _examples(scored, shown),
+        "heat": heat(found["confusion"]),
+    }
 
 
 def _facts(found: Report) -> list[tuple[str, str]]:

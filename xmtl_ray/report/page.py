@@ -1,7 +1,8 @@
 """A run's page: one HTML file that needs nothing else, neither network nor scripts.
 
-It shows what the run's folder says and computes nothing twice: scores come from ``scores.json``; only scores by event
-type, which no file holds, are counted here, with the evaluation's own function.
+It shows what the run's folder says and computes nothing twice: scores come from ``scores.json``; only what no file
+holds (intervals, scores by event type and role, confusion, calibration) is counted here, with the evaluation's own
+functions. The same page serves a pipeline, whose training lies in a stage's folder.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from pathlib import Path
 
 from xmtl_ray.config.load import leaves
 from xmtl_ray.config.schema import IMAGE_TASKS, TEXT_TASKS, Config
-from xmtl_ray.evaluation.m2e2 import METRICS, score
-from xmtl_ray.events.predictions import Predictions
+from xmtl_ray.data.pseudo_labels import MANIFEST, read_manifest, stream
+from xmtl_ray.evaluation.m2e2 import METRICS
 from xmtl_ray.events.records import Document
-from xmtl_ray.report import run_folder
-from xmtl_ray.report.by_type import scores_by_type
+from xmtl_ray.report import model_card, run_folder
+from xmtl_ray.report.calibration import Reliability, of_store
 from xmtl_ray.report.curves import TERMS, curves
-from xmtl_ray.report.gallery import cards
+from xmtl_ray.report.judged import judge
+from xmtl_ray.report.lineage import lineage
+from xmtl_ray.report.pseudo_truth import known_truth
 from xmtl_ray.report.run_folder import Counts, Journal, RunFolder
 from xmtl_ray.report.strategy import origin, strategy
 from xmtl_ray.report.templates import render
+from xmtl_ray.report.throughput import memory, throughput
 
 NAME = "report.html"
 
@@ -38,31 +42,40 @@ class ScoreRow:
 
 
 def write_report(folder: Path, documents: Sequence[Document] | None) -> Path:
-    """Write ``folder/report.html`` from what a run left in ``folder``; returns its path.
+    """Write ``folder/report.html`` and the model's card beside it from what a run left in ``folder``; returns the page.
 
     Args:
-        folder: a run's folder. Only config.yaml must be there; what else is missing makes its sections absent.
-        documents: the test documents with their gold; None or empty: no scores by type and no gallery.
+        folder: of a run or of a pipeline. Only config.yaml must be there; what else is missing makes its sections
+            absent.
+        documents: the test documents with their gold; None or empty: nothing is judged that no file has counted.
 
     Raises ValueError that names the file where one is broken.
     """
     run = run_folder.read(folder)
-    both = (documents, run.predictions) if documents and run.predictions is not None else None
+    judged = judge(documents, run.predictions, run.sure, run.scores) if documents and run.predictions else None
+    speed = throughput(run.journal, run.config.train.global_batch)
+    labels, labels_note = _pseudo_labels(run)
+    sources = lineage(run.journal, run.tracked)
+    told = facts(run)
     page = render(
         "page.html",
         name=run.config.name,
         status=run.journal.status,
-        facts=facts(run),
+        facts=told,
         origin=origin(run.config, run.journal),
         tasks=TERMS,
         protocols=_protocols(run),
         score_rows=score_rows(run),
         curves=curves(run.config, run.journal),
         select=run.config.train.select,
-        types=None if both is None else scores_by_type(*both),
-        other_documents=both is not None and _scored_others(run, *both),
-        cards=[] if both is None else cards(*both),
+        judged=judged,
         documents=len(documents or ()),
+        labels=labels,
+        labels_note=labels_note,
+        throughput=speed,
+        memory=memory(run.journal),
+        stages=list(run.stages.items()),
+        sources=sources,
         settings=list(leaves(run.config)),
         fingerprints=_tags(run.journal, "sha256."),
         stage=_tags(run.journal, "stage."),
@@ -70,7 +83,27 @@ def write_report(folder: Path, documents: Sequence[Document] | None) -> Path:
     )
     path = folder / NAME
     path.write_text(page, encoding="utf-8")
+    card = model_card.of_run(run, told, score_rows(run), judged, labels, sources, len(documents or ()))
+    (folder / model_card.NAME).write_text(card, encoding="utf-8")
     return path
+
+
+def _pseudo_labels(run: RunFolder) -> tuple[list[Reliability], str]:
+    """Reliability of the teachers whose labels a run has learnt from, and why there is none where there might be."""
+    if run.config.multitask.strategy != "xmtl":
+        return [], ""
+    made = run.stages.get("pseudo-labels")
+    named = run.config.multitask.pseudo.store
+    store = made.folder / "store" if made is not None and made.folder is not None else named
+    if store is None:
+        return [], ""
+    if not (store / MANIFEST).is_file():
+        return [], f"The store of pseudo-labels is not at {store} any more."
+    manifest = read_manifest(store)
+    truth = known_truth(manifest, store)
+    if truth is None:
+        return [], "Nobody knows the truth about these pairs, so the teachers' confidences cannot be judged on them."
+    return of_store(stream(store), truth), ""
 
 
 def facts(run: RunFolder) -> list[tuple[str, str]]:
@@ -120,17 +153,6 @@ def score_rows(run: RunFolder) -> list[ScoreRow]:
             known = table is not None and strict is not None and table.known and strict.known
             rows.append(ScoreRow(name, counts, table.F1 - strict.F1 if known and table and strict else None))
     return rows
-
-
-def _scored_others(run: RunFolder, documents: Sequence[Document], predictions: Predictions) -> bool:
-    """Whether ``scores.json`` was counted on other documents than these."""
-    written = (run.scores or {}).get("strict", {})
-    counted = score(documents, predictions, "strict")
-    return any(
-        (written[name].correct, written[name].predicted, written[name].gold) != (c.correct, c.predicted, c.gold)
-        for name, c in counted.items()
-        if name in written
-    )
 
 
 def _protocols(run: RunFolder) -> list[str]:

@@ -15,14 +15,15 @@ from markupsafe import Markup
 
 from xmtl_ray.config.schema import PSEUDO, TaskName, Term, Thresholds
 from xmtl_ray.data import pseudo_labels
-from xmtl_ray.data.pseudo_labels import LabelledPair, Manifest
+from xmtl_ray.data.pseudo_labels import LabelledPair
 from xmtl_ray.data.pseudo_selection import Agreement, Selection, select
-from xmtl_ray.data.world import SUMMARY, PairTruth, pair_truth
+from xmtl_ray.data.world import PairTruth
 from xmtl_ray.evaluation.prf import Prf
 from xmtl_ray.events.ontology import m2e2
-from xmtl_ray.events.records import DataError
 from xmtl_ray.report import pseudo_figures as figures
+from xmtl_ray.report.calibration import of_store
 from xmtl_ray.report.pseudo_gallery import cards
+from xmtl_ray.report.pseudo_truth import known_truth
 from xmtl_ray.report.templates import render
 
 TRIED = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
@@ -68,7 +69,8 @@ def write_pseudo_page(path: Path, store: Path, world: Path | None = None) -> Pat
     """
     manifest = pseudo_labels.read_manifest(store)
     rows = list(pseudo_labels.stream(store))
-    truth = _truth(manifest, rows, world)
+    truth = known_truth(manifest, store, world)
+    reliability = [] if truth is None else of_store(rows, truth)
     points = sweep(rows, manifest.floor, truth)
     chosen = Thresholds()
     page = render(
@@ -84,6 +86,7 @@ def write_pseudo_page(path: Path, store: Path, world: Path | None = None) -> Pat
         confidences=_confidences(rows),
         paper=figures.PAPER,
         judged=truth is not None,
+        reliability=reliability,
         quarantined=list(pseudo_labels.quarantine(store).items())[:_QUARANTINED],
         cards=cards(rows, manifest, chosen, truth),
     )
@@ -134,19 +137,6 @@ def judged(selection: Selection, rows: Sequence[LabelledPair], truth: Mapping[st
         sum(len(truth[row.id].image) for row in known),
     )
     return text, image
-
-
-def _truth(manifest: Manifest, rows: Sequence[LabelledPair], world: Path | None) -> dict[str, PairTruth] | None:
-    """Truth about the pairs. That of another world, which happens to lie beside the source, is none."""
-    beside = Path(manifest.source).parent
-    if world is None and not (beside / SUMMARY).is_file():
-        return None
-    truth = pair_truth(world or beside)
-    if any(row.id in truth for row in rows):
-        return truth
-    if world is not None:
-        raise DataError(world / SUMMARY, None, "pairs", sorted(truth)[:1], "ids of the store's pairs")
-    return None
 
 
 def _figures(points: Sequence[Point], rows: Sequence[LabelledPair]) -> dict[str, Markup]:

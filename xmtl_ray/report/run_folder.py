@@ -1,7 +1,8 @@
-"""What a run left in its folder, read for its page.
+"""What a run, or a whole pipeline, left in its folder, read for its page.
 
 Only ``config.yaml`` must be there; a run that was stopped has no more than a journal. What is there must be whole:
-a broken file is an error that names it.
+a broken file is an error that names it. Of a pipeline the training is that of its stage ``train``, in a folder of its
+own.
 """
 
 from __future__ import annotations
@@ -57,6 +58,28 @@ class _Notes(BaseModel):
     coreference: str | None = None
 
 
+class StageLine(BaseModel):
+    """A stage of a pipeline, as ``pipeline.json`` has it."""
+
+    state: str
+    key: str = ""
+    folder: Path | None = None
+    mlflow_run: str | None = None
+    why: str = ""
+
+
+class _Pipeline(BaseModel):
+    stages: dict[str, StageLine]
+
+
+class Tracked(BaseModel):
+    """Where a run is in MLflow, as ``mlflow.json`` has it."""
+
+    uri: str
+    experiment: str
+    run_id: str | None = None
+
+
 class _Line(BaseModel):
     status: str | None = None
     time_ms: int | None = None
@@ -69,6 +92,9 @@ class _Line(BaseModel):
 _SCORES = TypeAdapter(dict[str, dict[str, Counts]])
 _SUMMARY = TypeAdapter(Summary)
 _NOTES = TypeAdapter(_Notes)
+_PIPELINE = TypeAdapter(_Pipeline)
+_TRACKED = TypeAdapter(Tracked)
+PIPELINE, TRACKED = "pipeline.json", "mlflow.json"
 
 
 @dataclass
@@ -82,6 +108,8 @@ class Journal:
     status: str | None = None
     spells_ms: list[tuple[int, int]] = field(default_factory=list)
     """First and last sign of life of each start."""
+    steps_ms: list[tuple[int, int, int]] = field(default_factory=list)
+    """Which start, step and time of each training step that was tracked, as they were written."""
 
     @property
     def running_s(self) -> float:
@@ -106,12 +134,20 @@ class RunFolder:
     predictions: Predictions | None
     coreference: str | None
     """How it was decided which events corefer."""
+    sure: Predictions | None = None
+    """The predictions with their confidences; None where the file does not have them."""
+    stages: dict[str, StageLine] = field(default_factory=dict)
+    """Of a pipeline, in the order in which they run."""
+    tracked: Tracked | None = None
 
 
 def read(folder: Path) -> RunFolder:
     """Read the files of a run. Raises DataError or ConfigError, both ValueErrors, with the file's name."""
     config = _config(folder / "config.yaml")
-    journal, summary, scores = folder / JOURNAL, folder / "summary.json", folder / "scores.json"
+    stages = read_json(folder / PIPELINE, _PIPELINE).stages if (folder / PIPELINE).exists() else {}
+    trained = stages["train"].folder if "train" in stages else None
+    learnt = folder if trained is None else trained
+    journal, summary, scores = learnt / JOURNAL, learnt / "summary.json", folder / "scores.json"
     predicted = folder / "predictions.json"
     return RunFolder(
         config,
@@ -120,7 +156,15 @@ def read(folder: Path) -> RunFolder:
         read_json(scores, _SCORES) if scores.exists() else None,
         prediction_files.read(predicted) if predicted.exists() else None,
         read_json(predicted, _NOTES).coreference if predicted.exists() else None,
+        prediction_files.read_confidences(predicted) if predicted.exists() else None,
+        stages,
+        tracked(folder),
     )
+
+
+def tracked(folder: Path) -> Tracked | None:
+    """Where the run is in MLflow; None where it is not tracked. Raises DataError."""
+    return read_json(folder / TRACKED, _TRACKED) if (folder / TRACKED).exists() else None
 
 
 def _config(path: Path) -> Config:
@@ -148,6 +192,8 @@ def journal_of(path: Path) -> Journal:
             if line.status == "RUNNING" or not story.spells_ms:
                 story.spells_ms.append((line.time_ms, line.time_ms))
             story.spells_ms[-1] = (story.spells_ms[-1][0], line.time_ms)
+        if "train/loss" in line.metrics and line.time_ms is not None:
+            story.steps_ms.append((len(story.spells_ms), line.step, line.time_ms))
         for name, value in line.metrics.items():
             if math.isfinite(value):
                 points.setdefault(name, {})[line.step] = value

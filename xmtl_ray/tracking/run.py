@@ -104,12 +104,18 @@ class Sender:
         from mlflow.tracking import MlflowClient
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.unlink(missing_ok=True)
-        MlflowClient(f"sqlite:///{partial}").search_experiments(max_results=1)
-        with suppress(FileExistsError):  # another process was first
-            os.link(partial, path)
-        partial.unlink()
+        lock = path.with_name(f".{path.name}.lock")
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # of processes that begin together one makes it, the others wait
+            if path.exists():
+                return
+            partial = path.with_name(f".{path.name}.{os.getpid()}")
+            partial.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{partial}").search_experiments(max_results=1)
+            with suppress(FileExistsError):  # where locks mean nothing, another process was first
+                os.link(partial, path)
+            partial.unlink()
+        lock.unlink(missing_ok=True)
 
     def _run_id(self, client: Any) -> str:
         if self.state.run_id is None:

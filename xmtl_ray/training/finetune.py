@@ -49,7 +49,7 @@ ARTIFACTS = (
     "scores.json",
     "quarantine.jsonl",
     "report.html",
-    "answers.html",
+    "MODEL_CARD.md",
 )
 
 

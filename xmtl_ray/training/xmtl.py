@@ -178,7 +178,7 @@ def origin(config: Config) -> dict[str, str]:
     return found
 
 
-ARTIFACTS = ("model", "summary.json", "predictions.json", "scores.json", "report.html")
+ARTIFACTS = ("model", "summary.json", "predictions.json", "scores.json", "report.html", "MODEL_CARD.md")
 
 
 def _average(config: Config, loaded: weights.LoadedModel, context: WorkerContext) -> AveragedModel | None:
