@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from mlflow_processes import free_port, wait_for
+from mlflow_processes import free_port, stop, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +37,11 @@ def server(mlflow_home, quiet_environment):
     ]
     with log.open("w") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=quiet_environment, cwd=mlflow_home
-        )
+            command, stdout=out, stderr=subprocess.STDOUT, env=quiet_environment, cwd=mlflow_home,
+            start_new_session=True,
+        )  # fmt: skip
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        process.wait(30)
+        stop(process)

@@ -1,5 +1,7 @@
 """Processes of MLflow that tests start and wait for."""
 
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -25,3 +27,9 @@ def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
         except OSError:
             time.sleep(0.1)
     raise AssertionError(log.read_text())
+
+
+def stop(process: subprocess.Popen) -> None:
+    """At once, with all that it has started: a server would wait for connections that are kept open."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(60)

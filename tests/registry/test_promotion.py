@@ -74,6 +74,9 @@ def test_from_no_champion_to_a_rollback(server, versions, data, tmp_path):
     again = json.loads(xmtl(server, *told).stdout)
     assert again["repeated"] and again["word"] == "promoted" and again["run_id"] == outcome["run_id"]
 
+    done = xmtl(server, "promote", versions, "--version", 2, "--gate", least, *given, "--request", "r1")
+    assert done.exit_code == 2 and "promote of 1, by that id" in done.stderr
+
     done = xmtl(server, "promote", versions, "--gate", strict, *given)
     assert done.exit_code == 3 and "failed" in done.output and aliases(server) == {"champion": "1"}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlflow_processes import free_port, wait_for
+from mlflow_processes import free_port, stop, wait_for
 from registry_runs import xmtl_run
 from typer.testing import CliRunner
 
@@ -161,8 +161,7 @@ def test_mlflow_serves_it(registered, server, before, asked, tmp_path, quiet_env
                 post({"inputs": [wrong]})
             assert refused.value.code == 400 and message in refused.value.read().decode()
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+        stop(process)
 
 
 def test_what_is_registered(registered, server, run, tmp_path):

@@ -11,6 +11,7 @@ import getpass
 import hashlib
 import json
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -126,7 +127,7 @@ def promote(
     with registry(tracking_uri, check_name(name)) as client:
         state = decisions.current(client, name)
         if (known := state.of_request(request)) is not None:
-            return _known(name, known, state)
+            return _known(name, known, state, {"promote", "refuse"}, version)
         asked = version or _newest(client, name)
         if asked == state.champion:
             raise RegistryError(f"{name}: found version {asked} as champion already, expected another; see --version")
@@ -177,7 +178,7 @@ def rollback(
     with registry(tracking_uri, check_name(name)) as client:
         state = decisions.current(client, name)
         if (known := state.of_request(request)) is not None:
-            return _known(name, known, state)
+            return _known(name, known, state, {"rollback", "refuse"})
         if state.champion is None or state.previous is None:
             raise RegistryError(
                 f"{name}: found no champion before {state.champion or 'any'}, expected one to go back to"
@@ -240,8 +241,16 @@ class _Book:
         self.client.set_model_version_tag(self.name, version, "xmtl.decision", told[:5000])
 
 
-def _known(name: str, known: decisions.Decision, state: decisions.State) -> Outcome:
+def _known(
+    name: str, known: decisions.Decision, state: decisions.State, kinds: set[Kind], version: str | None = None
+) -> Outcome:
+    """What a request was answered before. Raises RegistryError where that was another one of the same id."""
     entry = known.entry
+    if entry.kind not in kinds or version not in {None, entry.version}:
+        raise RegistryError(
+            f"request {entry.request}: found entry {known.number}, {entry.kind} of {entry.version}, by that id; "
+            "expected a new id for another request"
+        )
     words: dict[tuple[str, str], Word] = {
         ("promote", "moved"): "promoted", ("rollback", "moved"): "rolled back", ("refuse", "recorded"): "refused",
     }  # fmt: skip
@@ -253,9 +262,8 @@ def _known(name: str, known: decisions.Decision, state: decisions.State) -> Outc
 
 
 def _is_refusal(error: ValueError) -> bool:
-    from xmtl_ray.models.qlora import AdapterError
-
-    return isinstance(error, RegistryError | AdapterError)
+    adapters = sys.modules.get("xmtl_ray.models.qlora")  # who has not loaded it has loaded no adapter
+    return isinstance(error, RegistryError) or (adapters is not None and isinstance(error, adapters.AdapterError))
 
 
 def _newest(client: MlflowClient, name: str) -> str:
