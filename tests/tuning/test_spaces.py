@@ -1,5 +1,6 @@
 """Spaces: every file is valid at every end, and what is wrong with one is told before anything starts."""
 
+import configparser
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ def test_every_shipped_space_builds_a_config_at_every_end(path):
     assert len(checked(sweep)) >= 2 * len(sweep.drawn)
     assert path.stem.endswith("_smoke") or path.with_name(f"{path.stem}_smoke.yaml").exists()
     assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+def test_an_installation_has_the_spaces_where_they_are_looked_for():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["options.data_files"][f"share/xmtl_ray/{space.FOLDER}"] == f"{space.FOLDER}/*.yaml"
 
 
 def test_what_is_shipped_covers_what_is_promised():

@@ -226,10 +226,13 @@ class _Going:
             tags = {"sweep.best": best.id, "sweep.best.metric": f"{best.metric:g}"}
             if (found := run_of(best.folder)) is not None:
                 tags["sweep.best.run"] = found
-        if status == "FINISHED" and (page := _page(plan.folder)) is not None:
-            artifacts += (page.name,)
-        self.tracked.close(status, tags, artifacts)
-        self.save()  # with the children's runs
+        try:
+            if status == "FINISHED":
+                from xmtl_ray.report.sweep_page import write_sweep_page
+
+                artifacts += (write_sweep_page(plan.folder).name,)
+        finally:
+            self.tracked.close(status, tags, artifacts)
 
 
 def write_best(plan: Plan, best: Trial) -> Path:
@@ -284,15 +287,6 @@ def _earlier(plan: Plan, resume: bool) -> tuple[list[Trial], float]:
         fields = ", ".join(name for name in old if old[name] != new[name] and name not in same)
         raise SweepError(f"{folder}: found another sweep there, which differs in {fields}; choose another name=…")
     return ledger.read_sweep(folder)
-
-
-def _page(folder: Path) -> Path | None:
-    """The sweep's page; None where this installation has none to draw."""
-    try:
-        from xmtl_ray.report.sweep_page import write_sweep_page
-    except ModuleNotFoundError:
-        return None
-    return write_sweep_page(folder)
 
 
 @contextlib.contextmanager
