@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from xmtl_ray.config.load import dump
 from xmtl_ray.config.schema import Config
 from xmtl_ray.pipeline.running import Ended, Watcher, run
 from xmtl_ray.pipeline.stages import Stage, Stages
-from xmtl_ray.pipeline.tracked import Parent, run_of
+from xmtl_ray.pipeline.tracked import Parent, log_files, run_of
 from xmtl_ray.pipeline.xmtl import Chain, chain, changed
 from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.data_check import check_data
@@ -133,12 +132,6 @@ def _collect(
     from xmtl_ray.report.page import write_report
 
     assert config.data.test is not None
-    trained = stages.folder(what.train)
-    with tempfile.TemporaryDirectory() as name:  # a page is made of one run's folder
-        view = Path(name)
-        for path in (folder / "config.yaml", scores, predictions, trained / "tracking.jsonl", trained / "summary.json"):
-            if path.exists():
-                shutil.copyfile(path, view / path.name)
-        page = write_report(view, m2e2.read(config.data.test, objects=config.data.test_objects))
-        shutil.copyfile(page, folder / page.name)
+    page = write_report(folder, m2e2.read(config.data.test, objects=config.data.test_objects))
+    log_files(folder, ["config.yaml", SUMMARY, *(path.name for path in (scores, predictions, page)), "MODEL_CARD.md"])
     return dict(json.loads(scores.read_text(encoding="utf-8")))

@@ -12,7 +12,7 @@ from xmtl_ray.config.load import flatten
 from xmtl_ray.config.schema import Config
 from xmtl_ray.data.fingerprint import fingerprints
 from xmtl_ray.pipeline.running import Ended
-from xmtl_ray.tracking.run import STATE, Run, Unsent, environment_tags, settle, sync
+from xmtl_ray.tracking.run import STATE, Run, Unsent, environment_tags, log_artifacts, settle, sync
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,15 @@ class Parent:
                 sync(folder)
             except Unsent as error:
                 log.warning("%s; later: xmtl sync %s", error, folder)
+
+
+def log_files(folder: Path, names: list[str]) -> None:
+    """Log what a pipeline has made of its stages' results, where it is tracked."""
+    if (folder / STATE).exists():
+        try:
+            log_artifacts(folder, names)
+        except Unsent as error:
+            log.warning("%s; later: xmtl sync %s", error, folder)
 
 
 def run_of(folder: Path) -> str | None:

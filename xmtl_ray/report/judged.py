@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xmtl_ray.evaluation.confusion import Confusion
 from xmtl_ray.evaluation.m2e2 import score_by_document
 from xmtl_ray.evaluation.m2e2_confusion import image_confusion, text_confusion
 from xmtl_ray.evaluation.prf import Prf
@@ -15,6 +16,7 @@ from xmtl_ray.report.by_type import scores_by_role, scores_by_type
 from xmtl_ray.report.calibration import Reliability, of_predictions
 from xmtl_ray.report.confusion_heat import Heat, heat
 from xmtl_ray.report.gallery import Card, cards
+from xmtl_ray.report.pictures import short_type
 from xmtl_ray.report.run_folder import Counts
 
 Interval = tuple[float, float]
@@ -67,8 +69,24 @@ def judge(
         ends,
         scores_by_type(documents, predictions),
         scores_by_role(documents, predictions),
-        [(title, drawn) for title, counted in tables if (drawn := heat(counted)) is not None],
+        [(title, drawn) for title, counted in tables if (drawn := heat(_short(counted))) is not None],
         [] if sure is None else of_predictions(documents, sure),
         cards(documents, predictions),
         others,
+    )
+
+
+def _short(found: Confusion) -> Confusion:
+    """With types as the page names them, unless two of them would be named alike."""
+    guessed = {guess for line in found["types"].values() for guess in line}
+    names = {*found["types"], *guessed, *found["missed"], *found["extra"]}
+    if len(set(map(short_type, names))) < len(names):
+        return found
+    return Confusion(
+        types={
+            short_type(true): {short_type(guess): count for guess, count in line.items()}
+            for true, line in found["types"].items()
+        },
+        missed={short_type(name): count for name, count in found["missed"].items()},
+        extra={short_type(name): count for name, count in found["extra"].items()},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -127,6 +128,7 @@ def _run(context: WorkerContext, config: AnyConfig, folder: Path, tracked: Run |
     position = train(context, config.engine, config.train, family.learner(context, config, built), track)
     summary: dict[str, Any] = {"epochs": position.epoch, "steps": position.step, "dev": position.dev}
     summary |= family.finish(context, config, built, position, folder, track)
+    track(position.step, _footprint(context.device))
     if tracked is not None:
         (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
         tracked.journal.status("FINISHED")
@@ -135,6 +137,14 @@ def _run(context: WorkerContext, config: AnyConfig, folder: Path, tracked: Run |
             if (folder / name).exists():
                 tracked.journal.artifact(name)
     return summary
+
+
+def _footprint(device: torch.device) -> dict[str, float]:
+    """The most memory that this process has held, GiB."""
+    found = {"memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}  # from KiB
+    if device.type == "cuda":
+        found["memory/peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return found
 
 
 def _agree(context: WorkerContext, build: Callable[[], T]) -> T:
