@@ -112,8 +112,8 @@ def test_from_no_champion_to_a_rollback(server, versions, data, tmp_path):
         ("promote", "1", "2", "lost"),
     ]
     assert shown["decisions"][1]["who"] == "ci" and shown["broken"] == []
-    assert shown["decisions"][3]["why"].startswith("smaller: minimum.text_event: passed")
-    assert "better: FAILED" in shown["decisions"][2]["why"]
+    assert shown["decisions"][3]["why"].startswith("smaller: minimum.text_event: ")
+    assert "better FAILED: found" in shown["decisions"][2]["why"]
     assert shown["versions"][1]["aliases"] == ["champion"] and shown["versions"][1]["teachers"] == {"td": "e" * 64}
     assert shown["versions"][0]["decision"].startswith("promoted")
     everything = json.loads(xmtl(server, "models", "--json").stdout)
@@ -224,6 +224,13 @@ def test_an_adapter_is_served_and_promoted_without_its_base(server, tmp_path, mo
         kinds = [each.entry.kind for each in decisions.read(client, "chat").decisions]
     assert kinds == ["refuse", "refuse", "promote"] and aliases(server, "chat") == {"champion": "1"}
     mlflow.set_tracking_uri(None)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    told = ["generate", "models:/chat@champion", data, "--base", moved, "--out", tmp_path / "after.jsonl"]
+    done = xmtl(server, *told)
+    assert done.exit_code == 0, done.output
+    after = [json.loads(line) for line in (tmp_path / "after.jsonl").read_text().splitlines()]
+    assert {row["id"]: row["output"] for row in after} == before
 
     foreign = written(tmp_path / "foreign.yaml", "minimum: {image_event: 1}\n")
     done = xmtl(server, "promote", "chat", "--version", 1, "--gate", foreign, "--data", data, "--dry-run")

@@ -198,7 +198,9 @@ def _print_model(found: dict[str, Any]) -> None:
         ]
         lineage = [each["family"] or "not by xmtl", f"commit {(each['git_commit'] or '–')[:9]}"]
         lineage += [f"base {each['base_sha256'][:9]}"] if each["base_sha256"] else []
-        lineage += [f"{len(each['data'])} data hashes"] if each["data"] else []
+        lineage += (
+            [f"data {' '.join(sorted({value[:6] for value in each['data'].values()})[:3])}"] if each["data"] else []
+        )
         lineage += [f"teachers {', '.join(each['teachers'])}"] if each["teachers"] else []
         table.add_row(
             each["version"],

@@ -126,8 +126,11 @@ class Verdict:
     expected: str
 
     def __str__(self) -> str:
-        word = {True: "passed", False: "FAILED", None: "no champion yet"}[self.passed]
-        return f"{self.rule}: {word}: found {self.found}, expected {self.expected}"
+        if self.passed is None:
+            return f"{self.rule}: no champion yet"
+        if self.passed:
+            return f"{self.rule}: {self.found}"
+        return f"{self.rule} FAILED: found {self.found}, expected {self.expected}"
 
 
 def read(path: Path) -> Gate:
@@ -188,9 +191,9 @@ def judge(gate: Gate, challenger: Evidence, champion: Evidence | None) -> list[V
             found.append(_groups(kind, most, gate.no_group_worse.gold, challenger, champion))
     if gate.better is not None:
         found.append(_better(gate.better, challenger, champion))
-    for name, most, unit in (("latency", gate.cost.latency, "s"), ("size", gate.cost.size, "bytes")):
+    for name, most in (("latency", gate.cost.latency), ("size", gate.cost.size)):
         if most is not None:
-            found.append(_cost(name, most, unit, challenger, champion))
+            found.append(_cost(name, most, challenger, champion))
     return found
 
 
@@ -226,13 +229,17 @@ def _better(spec: Better, challenger: Evidence, champion: Evidence | None) -> Ve
     return Verdict("better", low > spec.by, f"{observed:+.2f}, lower end {low:+.2f}", expected)
 
 
-def _cost(name: str, most: float, unit: str, challenger: Evidence, champion: Evidence | None) -> Verdict:
+def _cost(name: str, most: float, challenger: Evidence, champion: Evidence | None) -> Verdict:
     rule, expected = f"cost.{name}", f"at most {most:g} times the champion's"
     if champion is None:
         return Verdict(rule, None, "no champion", expected)
-    values = [(one.latency_s if name == "latency" else float(one.size_bytes)) for one in (challenger, champion)]
-    mine, theirs = values
-    if mine is None or theirs is None:
+    if name == "size":
+        mine, theirs = challenger.size_bytes / 2**20, champion.size_bytes / 2**20
+        unit = "MiB"
+    elif challenger.latency_s is None or champion.latency_s is None:
         return Verdict(rule, False, "too few documents to measure it", expected)
+    else:
+        mine, theirs = challenger.latency_s, champion.latency_s
+        unit = "s"
     times = mine / theirs if theirs else float("inf")
-    return Verdict(rule, times <= most, f"{times:.3f} times ({mine:.4g} against {theirs:.4g} {unit})", expected)
+    return Verdict(rule, times <= most, f"{times:.2f} times ({mine:.3g} {unit} against {theirs:.3g})", expected)

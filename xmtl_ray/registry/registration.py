@@ -127,8 +127,8 @@ def _write(model: Path, top: Path, family: str, base: Path | None) -> int:
     if family == "xmtl":
         words = [{"sentence": 0, "words": [0, 1], "type": "PER"}, {"sentence": 0, "words": [5, 6], "type": "GPE"}]
         example["entities"] = words
-    with tempfile.TemporaryDirectory(prefix="xmtl-parts-") as parts, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow, that a field of several types is not checked by it: we do
+    # Recorded and dropped: MLflow warns that it does not check fields of several types. Pydantic does.
+    with tempfile.TemporaryDirectory(prefix="xmtl-parts-") as parts, warnings.catch_warnings(record=True):
         manifest, constraints = Path(parts) / "registration.json", Path(parts) / "constraints.txt"
         write_manifest(model, manifest)
         constraints.write_text(_pins(), encoding="utf-8")
