@@ -43,6 +43,7 @@ def fetch_run(uri: str, tracking_uri: str | None, into: Path) -> Path:
     """
     asked = address(uri, tracking_uri)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
     from requests.exceptions import RequestException
