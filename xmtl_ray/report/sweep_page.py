@@ -196,7 +196,7 @@ def _figures(sweep: Sweep, free: list[str], labels: dict[str, str]) -> dict[str,
         best = next((place for place, trial in enumerate(judged) if trial.id == sweep.best), None)
         rows = [{labels[name]: _plain(trial.parameters.get(name)) for name in free} for trial in judged]
         metric = sweep.metric.removeprefix("dev/")
-        if len(judged) > 1:
+        if len(judged) > 1 and len(free) > 1:  # of one parameter the next figure shows the same
             parallel = figures.parallel(list(labels.values()), rows, metrics, metric, best, sweep.mode == "max")
         for number, (name, label) in enumerate(labels.items()):
             values = [row[label] for row in rows]
