@@ -16,8 +16,10 @@ TEXT_ONLY = {
     "data.check": "none",
     "multitask.tasks": ["td"],
     "multitask.strategy": "single",
-    "train.global_batch": 32,
-    "train.epochs": 3,
+    "train.global_batch": 8,
+    "train.learning_rate.text": 3e-3,
+    "train.learning_rate.other": 3e-3,
+    "train.epochs": 6,
 }
 
 
@@ -35,6 +37,7 @@ def made(folder, world, **parts):
     import yaml
 
     fixed = {"data.root": str(world), "storage_path": str(folder / "runs"), **TEXT_ONLY, **parts.pop("fixed", {})}
+    fixed = {path: value for path, value in fixed.items() if path not in parts["space"]}
     body = {"recipe": "xmtl_smoke", "name": "tried", "metric": "dev/trigger_f1", "fixed": fixed, **parts}
     path = folder / "space.yaml"
     path.write_text(yaml.safe_dump(body), encoding="utf-8")
@@ -67,7 +70,7 @@ def test_a_driver_that_is_killed_loses_no_trial(world, tmp_path):
     from xmtl_ray.config.load import load
 
     rates = {"train.learning_rate.text": {"choice": [1e-3, 2e-3, 4e-3]}}
-    fixed = {"cluster.workers": 0, "train.epochs": 6}
+    fixed = {"cluster.workers": 0}
     path = made(tmp_path, world, search="random", samples=3, concurrency=1, space=rates, fixed=fixed)
     command = [sys.executable, "-m", "xmtl_ray", "sweep", str(path)]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -122,7 +125,7 @@ def test_trials_with_workers_of_their_own(world, tmp_path, cluster):
     rates = {"train.learning_rate.other": {"grid": [3e-3, 1e30, 1e-8, 1e-9]}}
     path = made(
         tmp_path, world, search="grid", space=rates, scheduler={"asha": {"grace": 1, "reduction": 2}},
-        fixed={"tracking.enabled": False, "train.clip_norm": 1e30, "train.epochs": 4},
+        fixed={"tracking.enabled": False, "train.clip_norm": 1e30, "train.epochs": 3},
     )  # fmt: skip
     what, trials, events = swept(path)
     assert not what.direct and what.need.workers == 1
@@ -161,7 +164,7 @@ def test_a_population_changes_while_it_trains(world, tmp_path, cluster):
     what, trials, events = swept(path, kill_once)
     assert "again" in {kind for kind, _, _ in events}
     assert what.direct and [trial.state for trial in trials] == ["finished"] * 2
-    assert [trial.epochs for trial in trials] == [3, 3]
+    assert [trial.epochs for trial in trials] == [6, 6]
     begun = [identity for kind, identity, _ in events if kind == "begun"]
     assert len(begun) > 2, "none was replaced"
     for trial in trials:

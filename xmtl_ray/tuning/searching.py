@@ -100,6 +100,7 @@ def scheduler(space: Space, epochs: int, ended: Sequence[Trial]) -> TrialSchedul
             hyperparam_mutations={TRIAL: {"drawn": {path: _mutated(one) for path, one in space.drawn.items()}}},
             custom_explore_fn=_within(space),
             log_config=False,
+            require_attrs=False,
         )
     if space.asha is None:
         return None
