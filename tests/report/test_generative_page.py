@@ -1,9 +1,11 @@
 """The page about generated events: figures, examples that are mere text, types taken for each other."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image as Picture
 
 from xmtl_ray.evaluation.confusion import Confusion
 from xmtl_ray.evaluation.generative import score, summary
@@ -12,7 +14,7 @@ from xmtl_ray.events.json_format import dumps
 from xmtl_ray.events.records import GenerativeEvent as Event
 from xmtl_ray.events.records import GenerativeSample
 from xmtl_ray.report.confusion_heat import heat
-from xmtl_ray.report.generative_page import write_page
+from xmtl_ray.report.generative_page import sections, write_page
 
 BUY = Event("buy", "bought", (("agent", "Labs"), ("thing", "<b>it</b>")))
 ATTACK = '<script>alert(1)</script><img src="https://example.org/x.png" onerror=go()>'
@@ -85,6 +87,20 @@ def test_examples_by_kind_from_all_groups(tmp_path):
     assert "sell: bought → buy" in text
     assert "buy: bought (agent: Labs; thing: <b>it</b>)" in text
     assert wrong in text and "no text" in text and "answer none" in text
+
+
+def test_examples_show_the_images_that_are_at_hand(tmp_path):
+    """Of two samples with errors the one whose file there is, once for each kind of error that it shows."""
+    Picture.new("RGB", (80, 60), (200, 30, 30)).save(tmp_path / "a.jpg")
+    samples = [sample("a", modality="image"), sample("b", modality="image")]
+    answers = {name: dumps([replace(BUY, event_type="sell", arguments=())]) for name in "ab"}
+    scored = score(samples, answers)
+    shown = sections(scored, summary(scored), ("videollama21",), images={"a": tmp_path / "a.jpg"})
+    frames = [(item.id, item.frame is not None) for _, _, items in shown["examples"] for item in items]
+    assert {name for name, framed in frames if framed} == {"a"} and {name for name, framed in frames if not framed} == {
+        "b"
+    }
+    assert all(item.frame.uri.startswith("data:image/jpeg") for _, _, each in shown["examples"] for item in each[:1])
 
 
 def test_a_perfect_model_has_no_errors(tmp_path):

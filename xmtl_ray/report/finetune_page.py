@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import leaves
+from xmtl_ray.data import videollama2
+from xmtl_ray.data.media_paths import inside
 from xmtl_ray.evaluation import generative
 from xmtl_ray.events.answers import read_answers, read_cut
 from xmtl_ray.events.records import GenerativeSample
@@ -62,7 +64,8 @@ def write_run_pages(folder: Path, config: FinetuneConfig, gold: Sequence[Generat
         answers, cut = read_answers(answered, gold), read_cut(answered)
         found = generative.report(gold, answers, reason=config.prompt.reason, cut=cut)
         scored = generative.score(gold, answers, config.prompt.reason)
-        shown = generative_page.sections(scored, found, tuple(generative_page.MODELS))
+        models = tuple(generative_page.MODELS)
+        shown = generative_page.sections(scored, found, models, images=_images(config))
     facts = _facts(config, journal) + list(shown.pop("facts", []))  # type: ignore[call-overload]
     sources = lineage(journal, tracked(folder))
     page = render(
@@ -82,6 +85,19 @@ def write_run_pages(folder: Path, config: FinetuneConfig, gold: Sequence[Generat
     card = model_card.of_finetuning(config.name, journal.status, facts, found, sources)
     (folder / model_card.NAME).write_text(card, encoding="utf-8")
     return folder / PAGE
+
+
+def _images(config: FinetuneConfig) -> dict[str, Path]:
+    """The image of each test conversation that has one, where it is at hand."""
+    test, found = config.data.test, dict[str, Path]()
+    if test is None or not test.exists():
+        return found
+    for one in videollama2.stream(test):
+        if one.media is not None and one.media.kind == "image":
+            path = inside(config.data.media, one.media.path, test, one.id, "image")
+            if path.is_file():
+                found[one.id] = path
+    return found
 
 
 def _facts(config: FinetuneConfig, journal: Journal) -> list[tuple[str, str]]:

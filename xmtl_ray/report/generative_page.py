@@ -15,6 +15,7 @@ from xmtl_ray.evaluation.generative import ALL, Rates, Report, Scored, shortened
 from xmtl_ray.evaluation.published import OVERALL, SETTINGS, Pair, beside, data_note
 from xmtl_ray.events.records import GenerativeEvent
 from xmtl_ray.report.confusion_heat import Cell, heat
+from xmtl_ray.report.pictures import Framed, framed
 from xmtl_ray.report.templates import render
 
 LANGUAGES = {"en": "English", "zh": "Chinese", "es": "Spanish", "ru": "Russian", OVERALL: "mean of languages"}
@@ -35,6 +36,8 @@ class Example:
     source: str
     gold: tuple[str, ...]
     answer: str | None
+    frame: Framed | None = None
+    """What it was shown, where that is an image at hand."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,18 @@ def write_page(
 
 
 def sections(
-    scored: Sequence[Scored], found: Report, models: Sequence[str], *, same_data: bool = False, shown: int = 4
+    scored: Sequence[Scored],
+    found: Report,
+    models: Sequence[str],
+    *,
+    same_data: bool = False,
+    shown: int = 4,
+    images: Mapping[str, Path] | None = None,
 ) -> dict[str, object]:
-    """What ``answers.html`` shows, on a page of its own or a run's; see ``write_page``."""
+    """What ``answers.html`` shows, on a page of its own or a run's; see ``write_page``.
+
+    ``images`` are files by the samples' ids; examples show them.
+    """
     groups = _groups(found)
     return {
         "facts": _facts(found),
@@ -100,7 +112,7 @@ def sections(
         "groups": groups,
         "forms": [form for form in ("ok", "reasoned", "repaired", "malformed", "cut") if form in found["rates"][ALL]],
         "errors": _errors(found, groups),
-        "examples": _examples(scored, shown),
+        "examples": _examples(scored, shown, images or {}),
         "heat": heat(found["confusion"]),
     }
 
@@ -161,14 +173,14 @@ def words(kind: str) -> str:
     return kind.replace("_", " ").replace("json", "JSON")
 
 
-def _examples(scored: Iterable[Scored], most: int) -> list[tuple[str, int, list[Example]]]:
+def _examples(scored: Iterable[Scored], most: int, images: Mapping[str, Path]) -> list[tuple[str, int, list[Example]]]:
     """Kind, samples that show it, and the first ones, of as many languages and modalities as there are."""
     showing = {kind: list[Scored]() for kind in KINDS}
     for item in scored:
         for kind in {finding.kind for finding in item.findings}:
             showing[kind].append(item)
     return [
-        (words(kind), len(items), [_example(item, kind) for item in _spread(items, most)])
+        (words(kind), len(items), [_example(item, kind, images.get(item.sample.id)) for item in _spread(items, most)])
         for kind, items in showing.items()
         if items
     ]
@@ -185,7 +197,7 @@ def _spread(items: Sequence[Scored], most: int) -> list[Scored]:
     return [items[place] for _, place in sorted(ranked)[:most]]
 
 
-def _example(item: Scored, kind: Kind) -> Example:
+def _example(item: Scored, kind: Kind, image: Path | None) -> Example:
     sample = item.sample
     finding = next(finding for finding in item.findings if finding.kind == kind)
     parts = (shortened(finding.found), shortened(finding.expected))
@@ -197,6 +209,7 @@ def _example(item: Scored, kind: Kind) -> Example:
         shortened(sample.source, _SOURCE),
         tuple(map(told_event, sample.events)),
         None if item.output is None else shortened(item.output, _ANSWER),
+        None if image is None else framed(image, (), {}),
     )
 
 
