@@ -74,7 +74,7 @@ def test_a_driver_that_is_killed_loses_no_trial(world, tmp_path):
     path = made(tmp_path, world, search="random", samples=3, concurrency=1, space=rates, fixed=fixed)
     command = [sys.executable, "-m", "xmtl_ray", "sweep", str(path)]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    file, end = tmp_path / "runs/tried/sweep.json", time.monotonic() + 400
+    file, end = tmp_path / "runs/tried/sweep.json", time.monotonic() + 500
     second = tmp_path / "runs/tried/trials/tried-001"
     while not list(second.glob("checkpoints/checkpoint_*")):
         assert killed.poll() is None and time.monotonic() < end
