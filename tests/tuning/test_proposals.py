@@ -145,6 +145,16 @@ def test_asha_lets_a_trial_that_has_come_to_its_last_epoch_finish():
     assert found.on_trial_result(None, late, {"epoch": 9, "dev/mean_f1": 9.0}) == "CONTINUE"
 
 
+def test_a_member_that_is_given_another_s_config_stays_itself():
+    """As a population does; Tune numbers its trials at the end of their ids."""
+    from xmtl_ray.tuning.trial import whose
+
+    members = [{"id": "000", "name": "s-000", "folder": "f"}, {"id": "001", "name": "s-001", "folder": "f"}]
+    cloned = {"trial": {"drawn": {"a": 0.3}}}
+    assert whose("a6bdb_00001", cloned, members) == {"drawn": {"a": 0.3}, **members[1]}
+    assert whose("a6bdb_00007", {"trial": {"id": "9"}}, []) == {"id": "9"}
+
+
 def test_weights_of_another_trial_are_gone_on_with_at_one_s_own_rates(tmp_path):
     """As a population does: state is loaded, settings are kept."""
     import torch

@@ -19,7 +19,7 @@ from xmtl_ray.tuning.domains import Domain
 from xmtl_ray.tuning.ledger import Trial
 from xmtl_ray.tuning.room import HEAD, SLIVER, Need
 from xmtl_ray.tuning.space import Space
-from xmtl_ray.tuning.trial import TRIAL, run_trial
+from xmtl_ray.tuning.trial import TRIAL, run_trial, whose
 
 
 class Asking(Searcher):
@@ -55,33 +55,38 @@ class Asking(Searcher):
 class Telling(tune.Callback):
     """Passes on what happens to a trial: begun, reported, again, ended, died."""
 
-    def __init__(self, happened: Callable[[str, dict[str, Any]], None]) -> None:
-        self.happened = happened
+    def __init__(
+        self, happened: Callable[[str, dict[str, Any]], None], members: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        self.happened, self.members = happened, members
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It has its place."""
-        self.happened("begun", trial.config[TRIAL])
+        self.happened("begun", self._whose(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         """It was evaluated on the dev set."""
-        self.happened("reported", trial.config[TRIAL])
+        self.happened("reported", self._whose(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process died and another begins."""
-        self.happened("again", trial.config[TRIAL])
+        self.happened("again", self._whose(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It came to its end, or was stopped."""
-        self.happened("ended", trial.config[TRIAL])
+        self.happened("ended", self._whose(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process died once too often."""
         file = trial.error_file
         lines = Path(file).read_text(encoding="utf-8").strip().splitlines() if file and Path(file).exists() else []
-        self.happened("died", {**trial.config[TRIAL], "why": lines[-1] if lines else "its process died"})
+        self.happened("died", {**self._whose(trial), "why": lines[-1] if lines else "its process died"})
+
+    def _whose(self, trial: Any) -> dict[str, Any]:
+        return whose(trial.trial_id, trial.config, self.members)
 
 
 def scheduler(space: Space, epochs: int, ended: Sequence[Trial]) -> TrialScheduler | None:
@@ -150,15 +155,18 @@ def tuner(
         happened: is told events.
         retries: how often a trial whose process dies is begun again; -1: always.
     """
-    own = {"CPU": one.cpus, "GPU": one.gpus} if direct else {HEAD: SLIVER}
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, **parts), tune.PlacementGroupFactory([{k: v for k, v in own.items() if v}])
-    )
     asking, parameters, samples = None, None, left
+    members: list[dict[str, Any]] = []
     if callable(given):
         asking = Asking(given)
     else:
-        parameters, samples = {TRIAL: tune.grid_search([dict(item) for item in given])}, 1
+        parameters, samples = {TRIAL: tune.grid_search([{"drawn": item["drawn"]} for item in given])}, 1
+        members = [{key: value for key, value in item.items() if key != "drawn"} for item in given]
+    own = {"CPU": one.cpus, "GPU": one.gpus} if direct else {HEAD: SLIVER}
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, **parts, members=members),
+        tune.PlacementGroupFactory([{k: v for k, v in own.items() if v}]),
+    )
     return tune.Tuner(
         trainable,
         param_space=parameters,
@@ -168,7 +176,7 @@ def tuner(
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            callbacks=[Telling(happened)],
+            callbacks=[Telling(happened, members)],
             failure_config=tune.FailureConfig(max_failures=retries),
             verbose=0,
         ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,11 @@ TRIAL = "trial"
 
 
 def run_trial(
-    given: Mapping[str, Any], space: Mapping[str, Any], settings: Mapping[str, Any], extra: Mapping[str, Any]
+    given: Mapping[str, Any],
+    space: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    members: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Train one trial to its end; what cannot be mended by trying again is an outcome, no exception.
 
@@ -33,12 +37,15 @@ def run_trial(
         space: the sweep as plain values.
         settings: the recipe with what is fixed, as plain values.
         extra: dotted path → value of what all trials have.
+        members: of a population, which is which; see ``whose``.
     """
+    from ray import tune
+
     from xmtl_ray.tuning.space import Space
 
     sweep = Space.model_validate(space)
     recipe = kind_of(settings).model_validate(settings)
-    own = given[TRIAL]
+    own = whose(tune.get_context().get_trial_id(), given, members)
     folder = Path(own["folder"]) / own["name"]
     if read_outcome(folder) is not None:
         return
@@ -50,6 +57,16 @@ def run_trial(
     else:
         why = _train_with_workers(config, folder, sweep.metric)
     write_outcome(folder, "failed" if why else "finished", why or "")
+
+
+def whose(trial_id: str, config: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Id, name, folder and draws of one of Tune's trials.
+
+    A member of a population that is replaced is given the other's whole config: who it is must not be in there, and
+    follows from the number at the end of Tune's own id.
+    """
+    who = members[int(trial_id.rpartition("_")[2])] if members else {}
+    return {**config[TRIAL], **who}
 
 
 def told(metrics: Mapping[str, float], metric: str, select: str) -> Report | None:
