@@ -1,6 +1,7 @@
 """The README is true: what it names exists, what it tells to type is a command."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_every_file_it_names_exists(path):
 DOCS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
 
 
-@pytest.mark.parametrize("line", re.findall(r"^xmtl [^#\n]*", TEXT + DOCS, flags=re.M))
+@pytest.mark.parametrize("line", re.findall(r"^(?:\$ )?(xmtl [^#\n]*)", TEXT + DOCS, flags=re.M))
 def test_every_command_parses(line):
     """Options exist and recipes with their settings make a config."""
     import typer
@@ -31,7 +32,7 @@ def test_every_command_parses(line):
     from xmtl_ray.cli.main import app
     from xmtl_ray.config.load import load_any
 
-    verb, *arguments = line.split()[1:]
+    verb, *arguments = shlex.split(line)[1:]
     if verb in {"train", "run", "finetune"}:
         load_any(arguments[0], [argument for argument in arguments[1:] if argument != "--dry-run"])
         return
