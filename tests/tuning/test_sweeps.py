@@ -164,7 +164,7 @@ def test_a_population_changes_while_it_trains(world, tmp_path, cluster):
     what, trials, events = swept(path, kill_once)
     assert "again" in {kind for kind, _, _ in events}
     assert what.direct and [trial.state for trial in trials] == ["finished"] * 2
-    assert [trial.epochs for trial in trials] == [6, 6]
+    assert max(trial.epochs for trial in trials) == 6  # one may have gone on from the other's last checkpoint
     begun = [identity for kind, identity, _ in events if kind == "begun"]
     assert len(begun) > 2, "none was replaced"
     for trial in trials:
