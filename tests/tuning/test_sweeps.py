@@ -125,7 +125,7 @@ def test_trials_with_workers_of_their_own(world, tmp_path, cluster):
     rates = {"train.learning_rate.other": {"grid": [3e-3, 1e30, 1e-8, 1e-9]}}
     path = made(
         tmp_path, world, search="grid", space=rates, scheduler={"asha": {"grace": 1, "reduction": 2}},
-        fixed={"tracking.enabled": False, "train.clip_norm": 1e30, "train.epochs": 3},
+        fixed={"tracking.enabled": False, "train.clip_norm": 1e30, "train.epochs": 5},
     )  # fmt: skip
     what, trials, events = swept(path)
     assert not what.direct and what.need.workers == 1
