@@ -270,7 +270,7 @@ class DeepSpeed:
 @torch.no_grad()
 def put(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give ``module`` the weights of ``state``, whole or sharded by ZeRO-3 (then one by one); every rank calls it."""
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    named = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}  # tied ones, too
     for name, value in state.items():
         with _whole(named[name], written=True) as mine:
             if mine:
