@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import torch
+from random_xmtl import make_model
 
 from xmtl_ray.config.finetune import FinetuneConfig
-from xmtl_ray.config.load import dump, load, load_as
-from xmtl_ray.data import ace05, videollama2
+from xmtl_ray.config.load import dump, load_as
+from xmtl_ray.data import videollama2
 from xmtl_ray.events.json_format import dumps
 from xmtl_ray.events.records import Conversation, GenerativeArgument, GenerativeEvent, Turn
 from xmtl_ray.generative import folders
@@ -35,16 +36,8 @@ def tracked(folder: Path, uri: str, config, tags: dict[str, str]) -> Path:
 
 def xmtl_run(world: Path, folder: Path, uri: str, calm: float = 50, seed: int = 0) -> Path:
     """X-MTL with random weights, moved until most sentences tell something, the less the greater ``calm``."""
-    config = load("xmtl_smoke", [f"data.root={world}", "inference.verb_threshold=0.4", f"train.seed={seed}"])
-    words = [sentence.words for sentence in ace05.read(world / "ace" / "train.json")]
-    loaded = weights.create(config, weights.make_tokenizer(config, words))
-    with torch.no_grad():
-        for name, module in loaded.model.named_modules():
-            if name.endswith("scores"):
-                module.weight *= 20
-                if name == "td.scores":
-                    module.bias[0] += calm
-    weights.save(folder / "model", loaded)
+    make_model(world, folder / "model", f"train.seed={seed}", calm=calm)
+    config = weights.load(folder / "model").config
     scores = {"table": {"text_event": {"F1": 31.25}}, "strict": {"text_event": {"F1": 30.0}}}
     (folder / "scores.json").write_text(json.dumps(scores))
     return tracked(folder, uri, config, {"sha256.data.test": "d" * 64, "sha256.pseudo.teacher.td": "e" * 64})

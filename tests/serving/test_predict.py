@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_xmtl import make_model
 from typer.testing import CliRunner
 
 from xmtl_ray.cli.main import app
-from xmtl_ray.config.load import load
-from xmtl_ray.data import ace05, m2e2
+from xmtl_ray.data import m2e2
 from xmtl_ray.data.fingerprint import of_file
 from xmtl_ray.events import event_lines, predictions
 from xmtl_ray.inference.extract import Extractor
@@ -20,21 +20,6 @@ from xmtl_ray.serving.predict import predict
 from xmtl_ray.serving.shards import ShardError
 
 DOCUMENTS = 7
-
-
-def make_model(world, folder, *overrides, calm=50):
-    """Random weights, moved until most sentences tell something, the less the greater ``calm``, and images show it."""
-    config = load("xmtl_smoke", [f"data.root={world}", "inference.verb_threshold=0.4", *overrides])
-    words = [sentence.words for sentence in ace05.read(world / "ace" / "train.json")]
-    loaded = weights.create(config, weights.make_tokenizer(config, words))
-    with torch.no_grad():
-        for name, module in loaded.model.named_modules():
-            if name.endswith("scores"):
-                module.weight *= 20
-                if name == "td.scores":
-                    module.bias[0] += calm
-    weights.save(folder, loaded)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,14 @@ def build(tree: dict[str, Any], kind: type[C]) -> C:
     return _absolute(config)
 
 
+def with_values(config: C, values: Mapping[str, Any]) -> C:
+    """``config`` with other plain values at some dotted paths. Raises ConfigError."""
+    tree = config.model_dump(mode="json")
+    for path, value in values.items():
+        _put(tree, path, value)
+    return build(tree, type(config))
+
+
 def changed(config: C, overrides: Sequence[str]) -> C:
     """``config`` with ``path.to.field=value`` on top. Raises ConfigError."""
     tree = config.model_dump(mode="json")
@@ -168,6 +176,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError:
         raise ConfigError(f"{path}: {text!r} is not YAML") from None
+    _put(tree, path, value)
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     *parents, leaf = path.split(".")
     for depth, name in enumerate(parents):
         child = tree.get(name)

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from xmtl_ray.config.load import dump
+from xmtl_ray.config.load import dump, with_values
 from xmtl_ray.config.schema import Config
 from xmtl_ray.pipeline.running import Ended, Watcher, run
 from xmtl_ray.pipeline.stages import Stage, Stages
 from xmtl_ray.pipeline.tracked import Parent, log_files, run_of
-from xmtl_ray.pipeline.xmtl import Chain, chain, changed
+from xmtl_ray.pipeline.xmtl import Chain, chain
 from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.data_check import check_data
 from xmtl_ray.training.storage import is_local
@@ -59,7 +59,7 @@ def stages_of(config: Config) -> Stages:
 def tracked(config: Config) -> Config:
     """``config`` with the tracking server named that all stages report to."""
     if config.tracking.uri is None and config.tracking.enabled:
-        return changed(config, {"tracking.uri": tracking_uri(None, config.storage_path)})
+        return with_values(config, {"tracking.uri": tracking_uri(None, config.storage_path)})
     return config
 
 

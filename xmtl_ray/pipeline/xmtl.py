@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from xmtl_ray.config.load import ConfigError, build, leaves
+from xmtl_ray.config.load import ConfigError, leaves, with_values
 from xmtl_ray.config.schema import IMAGE_TASKS, TEXT_TASKS, Config, TaskName
 from xmtl_ray.pipeline import work
 from xmtl_ray.pipeline.stages import Demand, Plain, Stage
@@ -134,7 +134,7 @@ def separate(config: Config, of: str = "") -> Chain:
 def teacher(config: Config, task: TaskName, of: str = "") -> Stage:
     """Training of one task alone."""
     alone = {"tasks": [task], "strategy": "single", "weighting": {"name": "fixed"}}
-    own = changed(config, {"multitask": alone, "train.select": "dev/mean_f1"})
+    own = with_values(config, {"multitask": alone, "train.select": "dev/mean_f1"})
     return _training(f"teacher_{task}", for_training(own), {}, _title(of, f"teacher {task}"))
 
 
@@ -176,18 +176,6 @@ def for_training(config: Config) -> Config:
     away += ["multitask.rate"] if spec.strategy == "single" else []
     away += _NOT_OF_WEIGHTING[spec.weighting.name]
     return _put_back(config, away)
-
-
-def changed(config: Config, values: Mapping[str, Any]) -> Config:
-    """``config`` with other values at some dotted paths. Raises ConfigError."""
-    tree = config.model_dump(mode="json")
-    for path, value in values.items():
-        *parents, leaf = path.split(".")
-        section = tree
-        for name in parents:
-            section = section[name]
-        section[leaf] = value
-    return build(tree, Config)
 
 
 def _training(kind: str, config: Config, before: Mapping[str, Stage], title: str) -> Stage:
@@ -248,7 +236,7 @@ def _settings(config: Config, *paths: str) -> dict[str, Plain]:
 
 
 def _put_back(config: Config, paths: Iterable[str]) -> Config:
-    return changed(config, {path: _default(path) for path in paths})
+    return with_values(config, {path: _default(path) for path in paths})
 
 
 def _default(path: str) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xmtl_ray.config.finetune import FinetuneConfig
-from xmtl_ray.config.load import ConfigError, build, load_any
+from xmtl_ray.config.load import ConfigError, load_any, with_values
 from xmtl_ray.config.run import Run
 from xmtl_ray.config.schema import Config
 from xmtl_ray.pipeline.xmtl import for_training
@@ -92,23 +92,6 @@ def settings(space: Space, drawn: Values, config: AnyConfig) -> dict[str, Scalar
     return {path: found[path] for path in space.space}
 
 
-def changed(config: C, values: Mapping[str, Any]) -> C:
-    """``config`` with other values at some dotted paths. Raises ConfigError."""
-    tree = config.model_dump(mode="json")
-    for path, value in values.items():
-        *parents, leaf = path.split(".")
-        section = tree
-        for name in parents:
-            inner = section.get(name)
-            if inner is None:
-                inner = section[name] = {}
-            if not isinstance(inner, dict):
-                raise ConfigError(f"{path}: {name} is a value and has no field {leaf!r}")
-            section = inner
-        section[leaf] = value
-    return build(tree, type(config))
-
-
 def check(space: Space, config: AnyConfig) -> list[AnyConfig]:
     """The configs at every end and choice, all of them valid. Raises SpaceError, naming the setting and its value."""
     for path in space.space:
@@ -127,7 +110,7 @@ def check(space: Space, config: AnyConfig) -> list[AnyConfig]:
     without: dict[str, set[str]] = {}
     for path, drawn in _corners(space):
         try:
-            one = changed(config, settings(space, drawn, config))
+            one = with_values(config, settings(space, drawn, config))
         except ConfigError as error:
             told = ", ".join(f"{name}={value}" for name, value in settings(space, drawn, config).items())
             raise SpaceError(f"space{f'.{path}' if path else ''}: with {told}: {error}") from None
@@ -156,7 +139,7 @@ def of_trial(config: C, values: Values, name: str, folder: Path, extra: Mapping[
         extra: settings that all trials of the sweep have.
     """
     own = {"name": name, "storage_path": str(folder), "data.test": None, "data.check": "none"}
-    return changed(config, {**extra, **values, **own})
+    return with_values(config, {**extra, **values, **own})
 
 
 def _corners(space: Space) -> Iterator[tuple[str | None, dict[str, Scalar]]]:

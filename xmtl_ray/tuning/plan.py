@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from xmtl_ray.config.load import with_values
 from xmtl_ray.config.schema import Config
 from xmtl_ray.pipeline.launch import STAGES
 from xmtl_ray.pipeline.stages import Planned, Stage, Stages
@@ -65,7 +66,7 @@ def prepare(sweep: Space) -> Plan:
         )
     if config.tracking.enabled:
         uri = tracking_uri(config.tracking.uri, config.storage_path)
-        config = configs.changed(config, {"tracking.uri": uri})
+        config = with_values(config, {"tracking.uri": uri})
     built = configs.check(sweep, config)
     check_files(config)
     for one in built:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xmtl_ray.cluster.connection import cluster
-from xmtl_ray.config.load import dump
+from xmtl_ray.config.load import dump, with_values
 from xmtl_ray.config.schema import Config
 from xmtl_ray.pipeline import running
 from xmtl_ray.pipeline.tracked import run_of
@@ -242,13 +242,13 @@ def write_best(plan: Plan, best: Trial) -> Path:
 
     Pseudo-labels are those that the trial learnt from, by their folder.
     """
-    config = configs.changed(plan.config, {**best.parameters, "name": f"{plan.space.name}-best"})
+    config = with_values(plan.config, {**best.parameters, "name": f"{plan.space.name}-best"})
     verb, more = "finetune", ""
     if isinstance(config, Config):
         verb = "train"
         if plan.shared is not None:
             store = str(plan.stages.folder(plan.shared) / "store")
-            config = configs.changed(config, {"multitask.pseudo.store": store})
+            config = with_values(config, {"multitask.pseudo.store": store})
             more = "; with teachers and pseudo-labels of its own: xmtl run THIS multitask.pseudo.store=null"
     head = f"# Best of sweep {plan.space.name}, trial {best.id}: {plan.space.metric} {best.metric:g}. "
     path = plan.folder / BEST
