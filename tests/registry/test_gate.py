@@ -8,13 +8,15 @@ from xmtl_ray.evaluation.significance import gain
 from xmtl_ray.registry import gate as gates
 from xmtl_ray.registry.evidence import Evidence
 from xmtl_ray.registry.gate import Gate, GateError, judge, passes, read
+from xmtl_ray.registry.latency import Latency
 
 
 def evidence(f1=50.0, types=None, correct=(5, 5, 5, 5), valid=None, latency=1.0, size=100):
     """Of documents with ten gold and ten predicted text events each."""
     counts = {f"d{n}": {"text_event": Prf(value, 10, 10)} for n, value in enumerate(correct)}
     metrics = {**dict.fromkeys(METRICS, f1), "trigger": f1, "argument": f1}
-    return Evidence("7", metrics, counts, {"event_type": types or {}, "language": types or {}}, valid, latency, size)
+    took = None if latency is None else Latency(latency, latency / 2, 2 * latency, 9)
+    return Evidence("7", metrics, counts, {"event_type": types or {}, "language": types or {}}, valid, took, size)
 
 
 def rule(tree, *sides):
@@ -120,6 +122,7 @@ def test_the_interval_is_that_of_a_plain_bootstrap():
 
 def test_cost_is_in_times_the_champions():
     assert rule({"cost": {"latency": 1.5}}, evidence(latency=1.5), evidence(latency=1.0)).passed
-    assert not rule({"cost": {"latency": 1.5}}, evidence(latency=1.51), evidence(latency=1.0)).passed
+    slower = rule({"cost": {"latency": 1.5}}, evidence(latency=1.51), evidence(latency=1.0))
+    assert not slower.passed and slower.found == "1.51 times: 1.51 s (0.755–3.02) against 1 s (0.5–2)"
     assert not rule({"cost": {"latency": 1.5}}, evidence(latency=None), evidence(latency=1.0)).passed
     assert not rule({"cost": {"size": 1}}, evidence(size=101), evidence(size=100)).passed

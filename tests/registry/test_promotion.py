@@ -50,7 +50,9 @@ def test_from_no_champion_to_a_rollback(server, versions, data, tmp_path):
     """Dry run, first champion by absolute rules, refusal, promotion, repeated request, lost race, rollback: statuses,
     aliases, the evidence with its hashes, and what `xmtl models` shows of it all."""
     gold, objects = data
-    least = written(tmp_path / "least.yaml", "minimum: {text_event: 0, image_event: 0}\ncost: {size: 2}\n")
+    least = written(
+        tmp_path / "least.yaml", "minimum: {text_event: 0, image_event: 0}\ncost: {size: 2, latency: 999}\n"
+    )
     strict = written(
         tmp_path / "strict.yaml", "better: {metric: text_event}\nno_group_worse: {event_type: 5, gold: 1}\n"
     )
@@ -68,7 +70,7 @@ def test_from_no_champion_to_a_rollback(server, versions, data, tmp_path):
     assert done.exit_code == 0, done.output
     outcome = json.loads(done.stdout)
     assert outcome["word"] == "promoted" and outcome["champion"] == "1" and not outcome["repeated"]
-    assert [each["passed"] for each in outcome["verdicts"]] == [True, True, None]
+    assert [each["passed"] for each in outcome["verdicts"]] == [True, True, None, None]
     assert aliases(server) == {"champion": "1"}
 
     again = json.loads(xmtl(server, *told).stdout)
@@ -151,7 +153,8 @@ def evidence(server, decision, folder):
     assert told["challenger"]["version"] == "2" and told["champion"]["version"] == "1"
     assert told["challenger"]["documents"].keys() == told["champion"]["documents"].keys()
     assert set(told["sha256"]) == {"data", "objects", "gate", "version.1", "version.2"}
-    assert told["champion"]["metrics"]["image_event"] > 0 and told["champion"]["latency_s"] > 0
+    assert told["champion"]["metrics"]["image_event"] > 0 and told["champion"]["latency"]["median_s"] > 0
+    assert told["champion"]["latency"]["measured"] == len(told["champion"]["documents"])
 
 
 def test_changed_files_are_refused_and_written_down(server, mlflow_home, world, data, tmp_path):

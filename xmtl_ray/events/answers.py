@@ -65,6 +65,11 @@ def write_samples(path: Path, samples: Iterable[GenerativeSample]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def answer_line(name: str, output: str, cut: bool) -> str:
+    """A line of a file of answers, without its end."""
+    return json.dumps({"id": name, "output": output, "cut": cut}, ensure_ascii=False)
+
+
 def read_answers(path: Path, samples: Iterable[GenerativeSample], only_gold: bool = False) -> dict[str, str]:
     """The model's raw answers by sample id; some may be missing.
 

@@ -1,25 +1,25 @@
-"""What a model shows on an evaluation set: scores, groups, validity of its JSON, time and size, all measured now.
+"""What models show on an evaluation set: scores, groups, validity of their JSON, time and size, all measured now.
 
-Challenger and champion go through this one function, so with the same documents, protocol, candidates and machine. The
-latency is a median over documents after the first, so that neither loading nor warming up counts.
+Challenger and champion go through this together, so with the same documents, protocol, candidates and machine, and by
+turns, see ``latency``.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from xmtl_ray.evaluation.m2e2 import METRICS, Scores
 from xmtl_ray.evaluation.prf import Prf
+from xmtl_ray.registry.latency import Answered, Latency, by_turns, latency
 
 Groups = Mapping[str, Mapping[str, Prf]]
 """``event_type`` and ``language`` → group → counts."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Evidence:
     groups: Groups
     valid: float | None
     """Share of answers that are event JSON as they stand, percent; None of X-MTL."""
-    latency_s: float | None
-    """Median for a document; None: too few were there to tell."""
+    latency: Latency | None
+    """Of a document; None: too few were there to tell."""
     size_bytes: int
     predictions: tuple[str, ...] = field(default=(), repr=False)
     """Lines: what was found in each document, or each answer."""
@@ -47,7 +47,7 @@ class Evidence:
             "metrics": {name: round(value, 4) for name, value in self.metrics.items()},
             "groups": {kind: {name: c.as_dict() for name, c in some.items()} for kind, some in self.groups.items()},
             "json_valid_percent": self.valid,
-            "latency_s": self.latency_s,
+            "latency": None if self.latency is None else asdict(self.latency),
             "size_bytes": self.size_bytes,
             "documents": {
                 name: {metric: [c.correct, c.predicted, c.gold] for metric, c in scores.items()}
@@ -57,127 +57,129 @@ class Evidence:
 
 
 def of_documents(
-    version: str, folder: Path, data: Path, objects: Path | None, protocol: str, gpu: bool = False
-) -> Evidence:
-    """What an X-MTL model finds in documents with gold, in M2E2's layout, one by one as `xmtl predict` does.
+    models: Mapping[str, Path], data: Path, objects: Path | None, protocol: str, gpu: bool = False, turns: bool = True
+) -> dict[str, Evidence]:
+    """What X-MTL models find in documents with gold, in M2E2's layout, one by one as `xmtl predict` does.
 
     Args:
-        version: of the registered model.
-        folder: the model's own.
+        models: version → the model's own folder.
         data: folder with M2E2's files.
         objects: detections of its images, see ``m2e2.read``.
         protocol: name of M2E2's.
         gpu: predict there.
+        turns: the models take turns, and all of them are loaded at once; else one follows the other.
 
-    Raises ValueError.
+    Returns the evidence by version. Raises ValueError.
     """
-    import torch
-
     from xmtl_ray.data import fingerprint, m2e2, user_documents
     from xmtl_ray.evaluation.m2e2 import score_by_document
-    from xmtl_ray.events.event_lines import as_line, as_predictions
+    from xmtl_ray.events.event_lines import DocumentEvents, as_line, as_predictions
     from xmtl_ray.models import weights
     from xmtl_ray.report.by_type import scores_by_type
     from xmtl_ray.serving.predictor import Job, Predictor
 
     gold = m2e2.read(data, objects=objects)
     documents = user_documents.find(data, objects)
-    job = Job((folder,), (fingerprint.of_file(folder / weights.WEIGHTS),), weights.config_of(folder).inference, gpu=gpu)
-    predictor = Predictor(job, documents, Path())
-    found, seconds, threads = [], [], torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for name in documents.names:
-            asked = documents.read(name)
-            started = time.perf_counter()
-            found.append(predictor.predict(asked))
-            seconds.append(time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(threads)
-    predictions = as_predictions(found)
-    counts = score_by_document(gold, predictions, protocol)
-    total = {metric: sum((each[metric] for each in counts.values()), Prf()) for metric in METRICS}
-    types = {name: text + image for name, text, image in scores_by_type(gold, predictions)}
-    return Evidence(
-        version,
-        {name: each.f1 for name, each in total.items()},
-        counts,
-        {"event_type": types, "language": {}},
-        None,
-        statistics.median(seconds[1:]) if len(seconds) > 1 else None,
-        _size(folder),
-        tuple(as_line(each) for each in found),
-    )
+    asked = [documents.read(name) for name in documents.names]
+
+    def load(folder: Path) -> Callable[[int], DocumentEvents]:
+        hashes = (fingerprint.of_file(folder / weights.WEIGHTS),)
+        job = Job((folder,), hashes, weights.config_of(folder).inference, gpu=gpu)
+        predictor = Predictor(job, documents, Path())
+        return lambda number: predictor.predict(asked[number])
+
+    found = {}
+    loaders = {version: partial(load, folder) for version, folder in models.items()}
+    for version, answered in _answered(loaders, len(asked), gpu, turns):
+        predictions = as_predictions(answered.answers)
+        counts = score_by_document(gold, predictions, protocol)
+        total = {metric: sum((each[metric] for each in counts.values()), Prf()) for metric in METRICS}
+        types = {name: text + image for name, text, image in scores_by_type(gold, predictions)}
+        found[version] = Evidence(
+            version,
+            {name: each.f1 for name, each in total.items()},
+            counts,
+            {"event_type": types, "language": {}},
+            None,
+            latency(answered.seconds),
+            _size(models[version]),
+            tuple(as_line(each) for each in answered.answers),
+        )
+    return found
 
 
 def of_conversations(
-    version: str,
-    folder: Path,
+    models: Mapping[str, Path],
     data: Path,
     media: Path | None,
     base: Path | None,
     gpu: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Evidence:
-    """What a generative model answers to conversations whose own answers are event JSON, as `xmtl generate` does.
+    turns: bool = True,
+) -> dict[str, Evidence]:
+    """What generative models answer to conversations whose own answers are event JSON, in batches as `xmtl generate`.
 
     Args:
-        version: of the registered model.
-        folder: the model's own.
+        models: version → the model's own folder.
         data: conversations in VideoLLaMA2's layout; those without gold are not asked.
         media: folder that images and videos lie below; None: the file's.
         base: where an adapter's base lies now; None: where it lay. Its hash must be the pinned one.
         gpu: answer there.
-        progress: is told samples.
+        turns: the models take turns with each batch, and all of them are loaded at once; else one follows the other.
 
-    Raises ValueError.
+    Returns the evidence by version. Raises ValueError.
     """
+    from xmtl_ray.cluster.connection import set_environment
     from xmtl_ray.data import videollama2
     from xmtl_ray.evaluation import generative
-    from xmtl_ray.events.answers import read_answers, read_samples
+    from xmtl_ray.events.answers import answer_line
     from xmtl_ray.generative import folders
-    from xmtl_ray.serving.answer import answer
+    from xmtl_ray.generative.prompting import prompted
+    from xmtl_ray.serving.answer import costliest_first, schema_of_prompts
+    from xmtl_ray.serving.answerer import Answerer, AnswerJob
 
-    config = folders.saved_config(folder)
-    reasons = config.prompt.instruction == "ours" and config.prompt.reason
+    set_environment()
     conversations = videollama2.read(data)
-    named = {sample.id for sample in videollama2.samples(conversations, data)}
+    samples = videollama2.samples(conversations, data)
+    named = {sample.id for sample in samples}
     if not named:
         raise ValueError(f"{data}: found no answer that is event JSON, expected gold to score by")
-    times: list[tuple[int, float]] = []
+    configs = {version: folders.saved_config(folder) for version, folder in models.items()}
+    size = max(1, min(len(named) // 4, *(config.generation.batch for config in configs.values())))
+    # The same batches for all models, whatever prompts they make of them.
+    ordered = costliest_first(one for one in conversations if one.id in named)
+    batches = [ordered[at : at + size] for at in range(0, len(ordered), size)]
+    root = (media or data.parent).absolute()
 
-    def tick(done: int, of: int) -> None:
-        times.append((done, time.perf_counter()))
-        if progress is not None:
-            progress(done, of)
+    def load(version: str) -> Callable[[int], list[dict[str, Any]]]:
+        folder, config = models[version], configs[version]
+        schema = schema_of_prompts(folder, config)
+        answerer = Answerer(AnswerJob(folder, base, None, config, schema, root, gpu=gpu), Path())
+        return lambda number: answerer.answer(prompted(batches[number], config.prompt, schema))
 
-    with TemporaryDirectory(prefix="xmtl-evidence-") as temporary:
-        asked, out = Path(temporary) / "asked.json", Path(temporary) / "answers.jsonl"
-        videollama2.write(asked, [one for one in conversations if one.id in named])
-        shard = max(1, min(config.generation.batch, len(named) // 4))
-        answer(
-            *(folder, asked, out, config), media=media or data.parent, base=base, actors=0, gpu=gpu, shard=shard,
-            progress=tick,
-        )  # fmt: skip
-        samples = read_samples(out.with_name(f"{out.name}.gold.jsonl"))
-        answers, lines = read_answers(out, samples), out.read_text(encoding="utf-8").splitlines()
-    scored = generative.score(samples, answers, reasons)
-    report = generative.summary(scored, 0, reason=reasons)
-    metrics = {side: report["pooled"][side]["all"]["F1"] for side in ("trigger", "argument")}
-    for side, group in (("trigger", report["trigger"]), ("argument", report["argument"])):
-        whole = group["all"]
-        mean = whole["accuracy_mean_of_samples"] if isinstance(whole, dict) else None
-        metrics[f"{side}_accuracy"] = mean or 0.0
-    return Evidence(
-        version,
-        metrics,
-        {each.sample.id: dict(each.counts) for each in scored},
-        {"event_type": _types(scored), "language": _languages(scored)},
-        report["rates"]["all"]["ok"],
-        _median_s(times[1:]),  # the first is told before the model is loaded
-        _size(folder),
-        tuple(lines),
-    )
+    found = {}
+    loaders = {version: partial(load, version) for version in models}
+    for version, answered in _answered(loaders, len(batches), gpu, turns):
+        rows = {row["id"]: row for batch in answered.answers for row in batch}
+        prompt = configs[version].prompt
+        reasons = prompt.instruction == "ours" and prompt.reason
+        scored = generative.score(samples, {name: row["output"] for name, row in rows.items()}, reasons)
+        report = generative.summary(scored, 0, reason=reasons)
+        metrics = {side: report["pooled"][side]["all"]["F1"] for side in ("trigger", "argument")}
+        for side, group in (("trigger", report["trigger"]), ("argument", report["argument"])):
+            whole = group["all"]
+            mean = whole["accuracy_mean_of_samples"] if isinstance(whole, dict) else None
+            metrics[f"{side}_accuracy"] = mean or 0.0
+        found[version] = Evidence(
+            version,
+            metrics,
+            {each.sample.id: dict(each.counts) for each in scored},
+            {"event_type": _types(scored), "language": _languages(scored)},
+            report["rates"]["all"]["ok"],
+            latency([took / len(batch) for took, batch in zip(answered.seconds, batches, strict=True)]),
+            _size(models[version]),
+            tuple(answer_line(name, rows[name]["output"], rows[name]["cut"]) for name in (one.id for one in samples)),
+        )
+    return found
 
 
 def as_lines(evidence: Evidence) -> str:
@@ -185,7 +187,36 @@ def as_lines(evidence: Evidence) -> str:
     return "".join(f"{line}\n" for line in evidence.predictions)
 
 
-def _types(scored: Any) -> dict[str, Prf]:
+def _answered(
+    loaders: Mapping[str, Callable[[], Callable[[int], T]]], documents: int, gpu: bool, turns: bool
+) -> Iterator[tuple[str, Answered[T]]]:
+    """Each model's answers. Raises GpuMemoryError where models that take turns do not fit side by side."""
+    from xmtl_ray.serving.shards import one_thread
+
+    with contextlib.nullcontext() if gpu else one_thread():
+        if turns:
+            found = by_turns(_loaded(loaders), documents)
+            yield from found.items()
+        else:
+            for version, load in loaders.items():
+                yield from by_turns({version: load()}, documents).items()
+
+
+def _loaded(loaders: Mapping[str, Callable[[], Callable[[int], T]]]) -> dict[str, Callable[[int], T]]:
+    import torch
+
+    try:
+        return {version: load() for version, load in loaders.items()}
+    except torch.OutOfMemoryError as error:
+        from xmtl_ray.serving.answerer import GpuMemoryError
+
+        raise GpuMemoryError(
+            f"{str(error).partition('. ')[0]}: expected memory for versions {' and '.join(loaders)} at once, which "
+            "cost.latency measures by turns; use a larger GPU, or a gate without that rule"
+        ) from None
+
+
+def _types(scored: Sequence[Any]) -> dict[str, Prf]:
     """Triggers by event type, of gold or answers."""
     from xmtl_ray.evaluation.accuracy import normalised_label, triggers
 
@@ -201,18 +232,12 @@ def _types(scored: Any) -> dict[str, Prf]:
     return found
 
 
-def _languages(scored: Any) -> dict[str, Prf]:
+def _languages(scored: Sequence[Any]) -> dict[str, Prf]:
     found: dict[str, Prf] = {}
     for each in scored:
         own = each.counts["trigger"] + each.counts["argument"]
         found[each.sample.language] = found.get(each.sample.language, Prf()) + own
     return found
-
-
-def _median_s(times: list[tuple[int, float]]) -> float | None:
-    """Of a sample, from (samples done, when) after each shard; the first shard is to warm up."""
-    each = [(later - earlier) / (done - before) for (before, earlier), (done, later) in pairwise(times)]
-    return statistics.median(each) if each else None
 
 
 def _size(folder: Path) -> int:

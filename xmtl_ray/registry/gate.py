@@ -83,7 +83,7 @@ class Cost(Section):
     """What the model may cost, as times the champion's."""
 
     latency: Times | None = None
-    """Median seconds for a document, both measured here and now."""
+    """Median seconds for a document, measured here and now by turns: both models must fit the machine at once."""
     size: Times | None = None
     """Bytes of the model's folder, without an adapter's base."""
 
@@ -235,11 +235,11 @@ def _cost(name: str, most: float, challenger: Evidence, champion: Evidence | Non
         return Verdict(rule, None, "no champion", expected)
     if name == "size":
         mine, theirs = challenger.size_bytes / 2**20, champion.size_bytes / 2**20
-        unit = "MiB"
-    elif challenger.latency_s is None or champion.latency_s is None:
+        told = f"{mine:.3g} MiB against {theirs:.3g} MiB"
+    elif challenger.latency is None or champion.latency is None:
         return Verdict(rule, False, "too few documents to measure it", expected)
     else:
-        mine, theirs = challenger.latency_s, champion.latency_s
-        unit = "s"
+        mine, theirs = challenger.latency.median_s, champion.latency.median_s
+        told = f"{challenger.latency} against {champion.latency}"
     times = mine / theirs if theirs else float("inf")
-    return Verdict(rule, times <= most, f"{times:.2f} times ({mine:.3g} {unit} against {theirs:.3g})", expected)
+    return Verdict(rule, times <= most, f"{times:.2f} times: {told}", expected)

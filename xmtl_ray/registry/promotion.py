@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,11 +73,12 @@ class Evaluation:
     """Where adapters' base lies now."""
     gpu: bool = False
 
-    def measure(self, family: str, version: str, folder: Path, protocol: str) -> Evidence:
-        """Evidence of one model. Raises ValueError."""
+    def measure(self, family: str, models: Mapping[str, Path], rules: gates.Gate) -> dict[str, Evidence]:
+        """Evidence of models, by version as their folders; by turns if a rule is about latency. Raises ValueError."""
+        turns = rules.cost.latency is not None
         if family == "xmtl":
-            return evidence.of_documents(version, folder, self.data, self.objects, protocol, self.gpu)
-        return evidence.of_conversations(version, folder, self.data, self.media, self.base, self.gpu)
+            return evidence.of_documents(models, self.data, self.objects, rules.protocol, self.gpu, turns)
+        return evidence.of_conversations(models, self.data, self.media, self.base, self.gpu, turns)
 
     def sha256(self) -> dict[str, str]:
         """What was given → hash of its content."""
@@ -299,10 +300,8 @@ def _measured(
         for version in filter(None, (challenger, champion)):
             tell(f"checking version {version}")
             folders[version] = stack.enter_context(checked_out(client, name, version))
-        found = {}
-        for version in filter(None, (champion, challenger)):
-            tell(f"measuring version {version}{' (champion)' if version == champion else ''}")
-            found[version] = on.measure(family, version, folders[version], rules.protocol)
+        tell("measuring version " + " and version ".join(folders) + (" (champion)" if champion else ""))
+        found = on.measure(family, folders, rules)
         return found[challenger], None if champion is None else found[champion]
 
 

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
@@ -29,6 +28,7 @@ from xmtl_ray.events.event_lines import as_json
 from xmtl_ray.events.json_format import dumps, parse
 from xmtl_ray.events.schema_prompt import parse_reasoned
 from xmtl_ray.registry.inputs import ConversationInput, DocumentInput, read_conversation, read_document
+from xmtl_ray.serving.shards import one_thread
 from xmtl_ray.tracking.registry import MANIFEST_ARTIFACT, MODEL_ARTIFACT, check_manifest
 
 # MLflow tells at each load that it does not check fields of several types: pydantic does.
@@ -74,7 +74,7 @@ class DocumentModel(PythonModel):
     def predict(self, model_input: list[DocumentInput], params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Events of each document, as a line of `xmtl predict` has them."""
         found = []
-        with self._lock, _one_thread(), _told():
+        with self._lock, one_thread(), _told():
             for number, asked in enumerate(model_input):
                 with tempfile.TemporaryDirectory() as folder:
                     found.append(as_json(self._predictor.predict(read_document(asked, number, Path(folder)))))
@@ -109,13 +109,13 @@ class ConversationModel(PythonModel):
         found = []
         spec = self._config.prompt
         reasons = spec.instruction == "ours" and spec.reason
-        with self._lock, _one_thread(), _told():
+        with self._lock, one_thread(), _told():
             for number, asked in enumerate(model_input):
                 one = read_conversation(asked, number, Path(self._media.name))
                 # A whole prompt is the asker's own; a text gets the instruction that the model was trained with.
                 if asked.prompt is None and source(one):
                     (one,) = prompted([one], spec, self._schema)
-                row = self._answerer.answer(one)
+                (row,) = self._answerer.answer([one])
                 parsed = parse_reasoned(row["output"]).parsed if reasons else parse(row["output"])
                 events = json.loads(dumps(parsed.events))["events"]
                 told = {name: row[name] for name in ("id", "output", "cut")}
@@ -143,17 +143,6 @@ def _folder(context: Any) -> Path:
     folder = Path(context.artifacts[MODEL_ARTIFACT])
     check_manifest(folder, Path(context.artifacts[MANIFEST_ARTIFACT]))
     return folder
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums over another number of threads differ in their last digits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.data import fingerprint, videollama2
 from xmtl_ray.data.objects import write_whole
 from xmtl_ray.evaluation import generative
-from xmtl_ray.events.answers import write_samples
+from xmtl_ray.events.answers import answer_line, write_samples
 from xmtl_ray.events.json_format import STATES, State, parse
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.records import Conversation, DataError, GenerativeSample
@@ -126,7 +126,7 @@ def answer(
         option = "--samples" if gold else "--html"
         raise ValueError(f"{option}: {conversations} has no answer that is event JSON, expected gold to score by")
     shown = [] if examples is None else _examples(examples)
-    known = _schema(model, config, schema, shown)
+    known = schema_of_prompts(model, config, schema, shown)
     asked = prompted(everything, config.prompt, known, shown, seed)
     job = AnswerJob(model.absolute(), None if base is None else base.absolute(), bits, config, known, media, seed, gpu)
     parts = out.absolute().with_name(f"{out.name}.parts")
@@ -200,8 +200,13 @@ def _examples(file: Path) -> list[GenerativeSample]:
     return found
 
 
-def _schema(model: Path, config: FinetuneConfig, named: SchemaName | None, shown: Sequence[GenerativeSample]) -> Schema:
-    """The event types and roles that prompts tell and answers are held to; empty where none are known or needed."""
+def schema_of_prompts(
+    model: Path, config: FinetuneConfig, named: SchemaName | None = None, shown: Sequence[GenerativeSample] = ()
+) -> Schema:
+    """The event types and roles that prompts tell and answers are held to; empty where none are known or needed.
+
+    Args as in ``answer``; ``shown`` are its examples. Raises ValueError where there are none and they are needed.
+    """
     if named == "examples" and not shown:
         raise ValueError("--schema examples: found no --examples, expected the file that has them")
     known = m2e2().roles_of if named == "m2e2" else {} if named else folders.saved_schema(model)
@@ -214,6 +219,15 @@ def _schema(model: Path, config: FinetuneConfig, named: SchemaName | None, shown
     if spec.instruction == "ours" and spec.shots and not shown:
         raise ValueError(f"prompt.shots: found {spec.shots}, expected 0, or --examples FILE to take them from")
     return known
+
+
+def costliest_first(asked: Iterable[Conversation]) -> list[Conversation]:
+    """By kind of medium, then by length: neighbours make batches with little padding."""
+
+    def cost(one: Conversation) -> tuple[int, int]:
+        return _COSTLY.index("text" if one.media is None else one.media.kind), -len(one.turns[0].prompt)
+
+    return sorted(asked, key=cost)
 
 
 def _cut(job: AnswerJob, asked: Iterable[Conversation], size: int) -> dict[str, list[str]]:
@@ -230,10 +244,7 @@ def _cut(job: AnswerJob, asked: Iterable[Conversation], size: int) -> dict[str, 
         "gpu": job.gpu,
     }
 
-    def cost(one: Conversation) -> tuple[int, int]:
-        return _COSTLY.index("text" if one.media is None else one.media.kind), -len(one.turns[0].prompt)
-
-    ordered = sorted(asked, key=cost)
+    ordered = costliest_first(asked)
     found = {}
     for start in range(0, len(ordered), size):
         some = ordered[start : start + size]
@@ -284,8 +295,7 @@ def _gather(parts: Path, keys: Iterable[str]) -> tuple[dict[str, dict[str, Any]]
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            kept = {name: row[name] for name in ("id", "output", "cut")}
-            file.write(json.dumps(kept, ensure_ascii=False) + "\n")
+            file.write(answer_line(row["id"], row["output"], row["cut"]) + "\n")
 
 
 def _state(output: str, reasoned: bool) -> State:

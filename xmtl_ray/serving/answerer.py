@@ -83,13 +83,12 @@ class Answerer:
         """Commit each shard that is not there yet."""
         return shards.commit(batch, self.parts, self._lines, self.job.gpu)
 
-    def answer(self, conversation: Conversation) -> dict[str, Any]:
-        """The row of one conversation, answered by itself. Raises ShardError, for one that cannot be read."""
-        (line,) = self._lines("", [as_item(conversation)])
-        if (reason := shards.refusal(line)) is not None:
+    def answer(self, conversations: Sequence[Conversation]) -> list[dict[str, Any]]:
+        """The rows of conversations that are answered as a shard. Raises ShardError, for one that cannot be read."""
+        lines = self._lines("", [as_item(one) for one in conversations])
+        if (reason := next(filter(None, map(shards.refusal, lines)), None)) is not None:
             raise shards.ShardError(reason)
-        row: dict[str, Any] = json.loads(line)
-        return row
+        return [json.loads(line) for line in lines]
 
     def _lines(self, _: str, items: Sequence[str]) -> list[str]:
         conversations = [_CONVERSATION.validate_json(item) for item in items]

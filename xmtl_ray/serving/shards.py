@@ -8,6 +8,7 @@ thousand does not stop a job whose owner has said that it may be left out.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -76,14 +77,10 @@ def commit(batch: Batch, parts: Path, lines: Callable[[str, Sequence[str]], Sequ
         batch: of shards.
         parts: folder of the shards' files.
         lines: makes a shard's lines of its key and its items.
-        gpu: work is done there. On the CPU it is done by one thread: sums over another number of threads differ in
-            their last digits, and so would the file.
+        gpu: work is done there. On the CPU it is done by one thread, so that the file is always the same.
     """
-    threads = torch.get_num_threads()
-    if not gpu:
-        torch.set_num_threads(1)
     done: Done = {"key": [], "count": [], "broken": []}
-    try:
+    with contextlib.nullcontext() if gpu else one_thread():
         for key, items in zip(batch["key"], batch["items"], strict=True):
             path = path_of(parts, key)
             # A shard whose actor died after it was committed comes again.
@@ -94,9 +91,18 @@ def commit(batch: Batch, parts: Path, lines: Callable[[str, Sequence[str]], Sequ
                 broken = next((reason for line in file if (reason := refusal(line)) is not None), "")
             for name, value in (("key", key), ("count", len(items)), ("broken", broken)):
                 done[name].append(value)
+    return done
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch has one: sums over another number of threads differ in their last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
-    return done
 
 
 def run(
