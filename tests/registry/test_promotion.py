@@ -81,6 +81,7 @@ def test_from_no_champion_to_a_rollback(server, versions, data, tmp_path):
 
     done = xmtl(server, "promote", versions, "--gate", strict, *given)
     assert done.exit_code == 3 and "failed" in done.output and aliases(server) == {"champion": "1"}
+    assert "no_group_worse.event_type" in done.output, "a rule's name is broken at 80 columns"
 
     done = xmtl(server, "promote", versions, "--gate", least, *given, "--note", "smaller")
     assert done.exit_code == 0 and aliases(server) == {"champion": "2", "previous": "1"}

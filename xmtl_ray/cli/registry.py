@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from xmtl_ray.cli.console import console, user_errors
 
 if TYPE_CHECKING:
+    from xmtl_ray.registry.gate import Verdict
     from xmtl_ray.registry.promotion import Outcome
 
 app = typer.Typer()
@@ -157,13 +160,7 @@ def _end(outcome: Outcome, as_json: bool) -> None:
         typer.echo(json.dumps(asdict(outcome)))
     else:
         if outcome.verdicts:
-            table = Table(box=SIMPLE_HEAD, pad_edge=False)
-            for column in ("rule", "", "found", "expected"):
-                table.add_column(column, overflow="fold")
-            words = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "no champion yet"}
-            for verdict in outcome.verdicts:
-                table.add_row(verdict.rule, words[verdict.passed], verdict.found, verdict.expected)
-            console.print(table)
+            _print_verdicts(outcome.verdicts)
         again = " (decided before)" if outcome.repeated else ""
         _say(f"models:/{outcome.name}/{outcome.version}: {outcome.word}{again}")
         if not outcome.verdicts or outcome.word == "lost":
@@ -174,6 +171,19 @@ def _end(outcome: Outcome, as_json: bool) -> None:
     status = {"refused": REFUSED, "would be refused": REFUSED, "lost": LOST}.get(outcome.word, 0)
     if status:
         raise typer.Exit(status)
+
+
+def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """A line for each rule; its name and what came of it are never broken."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("rule", ""):
+        table.add_column(column, no_wrap=True)
+    for column in ("found", "expected"):
+        table.add_column(column, overflow="fold")
+    words = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "waits"}
+    for verdict in verdicts:
+        table.add_row(verdict.rule, words[verdict.passed], escape(verdict.found), escape(verdict.expected))
+    console.print(table)
 
 
 def _print_models(found: list[dict[str, Any]]) -> None:
