@@ -2,7 +2,7 @@
 # Starts MLflow before PostgreSQL. Passwords come from the environment only and stand on no command line:
 # PGPASSWORD is read by PostgreSQL's client, MLFLOW_AUTH_ADMIN_PASSWORD by MLflow at its first start.
 set -eu
-: "${PGPASSWORD:?the database's password}"
+: "${PGPASSWORD:?password of the database}"
 : "${MLFLOW_AUTH_ADMIN_PASSWORD:?the password of the first user, admin}"
 : "${MLFLOW_FLASK_SERVER_SECRET_KEY:?any long random text}"
 umask 077
