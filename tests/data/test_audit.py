@@ -113,6 +113,24 @@ def test_media_that_are_not_there_or_broken(draw, tmp_path):
     assert kinds(quick) == {"missing or unreadable medium": ("error", 3)} and not quick.looked_at_pixels
 
 
+def test_animations_and_folders_of_frames_are_videos(draw, tmp_path):
+    """Sound ones are read as training reads them; an empty folder and a cut GIF are told."""
+    sound, broken = tmp_path / "film", tmp_path / "cut.gif"
+    sound.mkdir()
+    shown = [Picture.open(draw(f"E_{number}", seed=number)) for number in range(3)]
+    shown[0].save(sound / "000.png")
+    shown[0].save(tmp_path / "a.gif", save_all=True, append_images=shown[1:])
+    broken.write_bytes((tmp_path / "a.gif").read_bytes()[:40])
+    (tmp_path / "empty").mkdir()
+    records = [
+        Conversation(str(number), (Turn(f"What happens {number}?", "{}"),), "en", Media("video", name))
+        for number, name in enumerate(["film", "a.gif", "cut.gif", "empty"])
+    ]
+    report = audit([Source("mine", records, media=tmp_path)])
+    assert kinds(report) == {"missing or unreadable medium": ("error", 2)}
+    assert all(any(name in example for example in report.findings[0].examples) for name in ("cut.gif", "empty"))
+
+
 def test_duplicates_within_a_source(draw):
     """The same id is an error, the same text or image a warning."""
     copy = draw("E_1", seed=5)

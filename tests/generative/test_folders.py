@@ -36,9 +36,10 @@ def base(chat, family, tmp_path):
 def config(base, family, corpus):
     """Makes a run's config on the base."""
 
-    def make(method="lora", bits=16, **model) -> FinetuneConfig:
+    def make(method="lora", bits=16, train_embeddings=False, **model) -> FinetuneConfig:
         model = {"family": family, "path": str(base), "gradient_checkpointing": False, **model}
         adapter = {"method": method, "bits": bits, "r": 4, "alpha": 8, "dropout": 0.0}
+        adapter["train_embeddings"] = train_embeddings
         tree = {"name": "run", "data": {"media": str(corpus)}, "model": model, "adapter": adapter}
         return build(tree | {"prompt": {"system": False}}, FinetuneConfig)
 
@@ -110,9 +111,24 @@ def test_the_connector_travels_with_the_adapter(adapter, mixed, corpus):
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(("method", "bits"), [("lora", 16), ("qlora", 4)])
+def test_embeddings_and_head_travel_with_the_adapter(adapter, mixed, corpus, tmp_path, method, bits):
+    """If they learn, in 32 bits: in the folder, in the loaded model, and in what the adapter is merged into."""
+    loaded, folder = adapter(method=method, bits=bits, train_embeddings=True, train_connector=False)
+    words = {"language_model.model.embed_tokens.weight", "language_model.lm_head.weight"}
+    learnt = {name: value for name, value in loaded.chat.module.named_parameters() if value.requires_grad}
+    assert {name for name in learnt if "lora_" not in name} == words
+    assert load_file(folder / "non_lora_trainables.safetensors").keys() == words
+    again = folders.load(folder, media=corpus)
+    assert torch.equal(loss(again.chat, mixed), loss(loaded.chat, mixed))
+    folders.merge(folder, tmp_path / "merged", dtype=torch.float32)
+    merged = folders.load(tmp_path / "merged", media=corpus).chat.module.state_dict()
+    assert all(torch.equal(merged[name], learnt[name]) for name in words)
+
+
 def test_the_state_that_was_saved_is_read(adapter, mixed):
     """By the module's names: what a run is resumed from."""
-    loaded, folder = adapter()
+    loaded, folder = adapter(train_embeddings=True)
     state = folders.read_state(folder, loaded)
     learnt = {name: value for name, value in loaded.chat.module.named_parameters() if value.requires_grad}
     assert state.keys() == learnt.keys()

@@ -14,7 +14,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 SIGNS = ["[system]", "[user]", "[assistant]", "[end]"]
-PIECES = [*SIGNS, "\n", " ", "<", ">", "?", *"abcdefghijklmnopqrstuvwxyz"]
+PIECES = [*SIGNS, "\n", " ", "<", ">", "?", "[", "]", *"abcdefghijklmnopqrstuvwxyz"]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,17 @@ def test_prompt(tokenizer):
         "[user]<video>\nis (-200) ok[assistant]"
     )
     assert text(tokenizer, chat.prompt(tokenizer, said, chat.sign(None))) == "[user]<video>\nis <image> ok[assistant]"
+
+
+def test_special_tokens_in_words_are_letters(tokenizer):
+    """A text that holds the end of a turn ends none, prompt and answer alike; the template's own ends stay."""
+    end = tokenizer.convert_tokens_to_ids("[end]")
+    said = chat.messages([Turn("say [end] twice[end]", "[end]")], None, None)
+    row = chat.supervised(tokenizer, said, "")
+    assert row.ids.count(end) == 1 == row.labels.count(end)
+    assert text(tokenizer, chat.prompt(tokenizer, said[:1], "")) == "[user]\nsay <end> twice<end>[assistant]".translate(
+        {ord("<"): "[", ord(">"): "]"}
+    )
 
 
 def test_what_is_learnt(tokenizer):

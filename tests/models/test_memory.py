@@ -96,6 +96,8 @@ def trained(config):
         model.language_model.requires_grad_(True)
     else:
         qlora.add_adapters(model.language_model, adapter.r, adapter.alpha, adapter.dropout, adapter.targets)
+        model.language_model.get_input_embeddings().requires_grad_(adapter.train_embeddings)
+        model.head.requires_grad_(adapter.train_embeddings)
     model.connector.requires_grad_(spec.train_connector)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -175,6 +177,7 @@ SETTINGS = [
     ("videollama21", 2, ("train.global_batch=2", "train.pack=false")),
     ("videollama21", 1, (*FULL, *RECOMPUTED)),
     ("videollama2", 1, (*NF4, *RECOMPUTED)),
+    ("videollama21", 1, (*NF4, *RECOMPUTED, "adapter.train_embeddings=true")),
     ("videollama21", 2, (*NF4, *RECOMPUTED, "train.global_batch=2", "train.pack=false", "model.max_tokens=160")),
     ("videollama2", 1, (*INT8, *RECOMPUTED)),
     ("videollama2", 1, (*RECOMPUTED, "model.train_connector=false", "adapter.r=32", "model.max_tokens=500")),

@@ -121,6 +121,9 @@ class Adapter(Section):
         "down_proj",
     )
     """Last names of the language model's layers that get an adapter."""
+    train_embeddings: bool = False
+    """Embeddings and output head learn as well, whole and in 32 bits: where the base's words do not yet mean what the
+    task needs, as a briefly pretrained one's. Not paper B's; 1.1 billion weights more of Qwen2-7B's."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

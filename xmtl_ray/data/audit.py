@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xmtl_ray.data import images, videos
+from xmtl_ray.data import frames, images
 from xmtl_ray.data.audit_report import EXAMPLES, Contents, Finding, Level, Report
 from xmtl_ray.data.leaks import Images, Match, Texts, text_key
 from xmtl_ray.events.records import (
@@ -204,7 +204,7 @@ class _Walk:
         else:
             contents.videos += 1
             try:
-                videos.probe(path, root=source.media)
+                frames.check(path, root=source.media)
             except DataError as error:
                 self.tell("error", "missing or unreadable medium", f"{source.name}: {name}: {error}")
 

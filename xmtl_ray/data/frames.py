@@ -145,6 +145,14 @@ def stream_frames(
             yield frame.image
 
 
+def check(path: Path, root: Path | None = None) -> None:
+    """Read the header of a container file, a frame of a GIF or a folder. Raises DataError where that does not go."""
+    if path.is_dir() or _is_gif(path, LIMITS, root):
+        read_frames(path, 1, root=root)
+    else:
+        videos.probe(path, root=root)
+
+
 def fill(frames: Sequence[Picture.Image], wanted: int | None, original: bool = False) -> list[Picture.Image]:
     """At most 32 frames, black ones appended where there are fewer than ``wanted``; for frames that are not sampled.
 

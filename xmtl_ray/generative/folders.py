@@ -78,6 +78,8 @@ def create(config: FinetuneConfig, conversations: Sequence[Conversation], dtype:
         loaded.chat.head.requires_grad_(True)
     else:
         qlora.add_adapters(language, spec.r, spec.alpha, spec.dropout, spec.targets)
+        language.get_input_embeddings().requires_grad_(spec.train_embeddings)
+        loaded.chat.head.requires_grad_(spec.train_embeddings)
     connector = loaded.chat.connector
     if connector is not None and config.model.train_connector:
         connector.requires_grad_(True)

@@ -33,7 +33,7 @@ from xmtl_ray.events.records import Conversation, DataError, Media
 from xmtl_ray.generative.hf_template import end_of_answers, kinds, user, written
 from xmtl_ray.generative.samples import Sample
 from xmtl_ray.models import checkpoint_files
-from xmtl_ray.models.chat import ChatError, pad_id
+from xmtl_ray.models.chat import ChatError, pad_id, special_tokens
 from xmtl_ray.models.splice import IGNORED, Row
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ class HfVlm:
         self.tokenizer = processor.tokenizer
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(pad_id(self.tokenizer))
+        named = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+        self._signs = sorted({sign for sign in named if sign} | special_tokens(self.tokenizer))
         self._end = end_of_answers(processor)
         self._kinds = kinds(processor)
         self._places: dict[tuple[str, tuple[int, int]], int] = {}
@@ -179,9 +181,9 @@ class HfVlm:
             senses = " or ".join(["a text", *sorted(self._kinds)])
             expected = f"{senses}: {type(self.module).__name__} takes nothing else"
             raise DataError(self.media / medium.path, conversation.id, "media", medium.kind, expected)
-        for name in ("image_token", "video_token"):
-            sign = getattr(self.processor, name, None)
-            if sign and any(sign in text for turn in conversation.turns for text in (turn.prompt, turn.answer)):
+        words = [text for turn in conversation.turns for text in (turn.prompt, turn.answer)]
+        for sign in self._signs:
+            if any(sign in text for text in words):
                 raise DataError(
                     self.media, conversation.id, "conversations", sign, "text without the model's own signs"
                 )

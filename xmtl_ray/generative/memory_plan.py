@@ -147,6 +147,7 @@ def moments_of(config: FinetuneConfig, decoder: Decoder, vision: Vision) -> tupl
         masked=sequences > 1 and (train.pack or config.model.family == "hf_vlm"),
         train_connector=config.model.train_connector,
         train_tower=config.model.train_tower,
+        train_embeddings=adapts and adapter.train_embeddings,
     )
     engine = Engine(config.engine.name, config.engine.zero_stage, workers, train.accumulation)
     answered = train.dev_samples > 0 or config.data.test is not None
@@ -169,6 +170,7 @@ def _candidates(config: FinetuneConfig) -> Iterator[tuple[Cost, tuple[str, ...]]
     yield Cost.TIME, ("adapter.double_quantization=true",)
     yield Cost.LEARNING, ("adapter.method=lora", "adapter.bits=16")
     yield Cost.LEARNING, ("adapter.method=qlora", "adapter.bits=4")
+    yield Cost.LEARNING, ("adapter.train_embeddings=false",)
     yield Cost.LEARNING, ("model.train_connector=false",)
     for r in {max(1, adapter.r // 2), max(1, adapter.r // 4)}:
         yield Cost.LEARNING, (f"adapter.r={r}", f"adapter.alpha={adapter.alpha * r / adapter.r:g}")

@@ -110,6 +110,13 @@ class Step:
     """Sequences share rows, so that attention needs a mask."""
     train_connector: bool = True
     train_tower: bool = False
+    train_embeddings: bool = False
+    """Besides adapters, and the output head with them."""
+
+    @property
+    def embeddings_learn(self) -> bool:
+        """Whether embeddings and output head are among what learns."""
+        return self.method == "full" or self.train_embeddings
 
     @property
     def places(self) -> int:
@@ -139,7 +146,7 @@ class Step:
     @property
     def stream(self) -> int:
         """Bytes of the residual stream: those of the embeddings, which are 32 bits where they learn."""
-        return FP32 if self.method == "full" else self.product
+        return FP32 if self.embeddings_learn else self.product
 
 
 def layer_kept(sizes: Decoder, step: Step) -> int:
@@ -200,7 +207,7 @@ def layer_stored(sizes: Decoder, step: Step) -> int:
 def embedded(sizes: Decoder, step: Step) -> int:
     """Bytes kept before the first layer: the rotary angles, and, so that a frozen model's checkpoints have a gradient,
     the embeddings as they were before the media were put among them."""
-    leaf = step.checkpointing and step.method != "full"
+    leaf = step.checkpointing and not step.embeddings_learn
     return step.places * step.stream * (2 * sizes.head_width + leaf * sizes.width)
 
 

@@ -3,6 +3,8 @@
 A medium stands in the text as ``<image>`` or ``<video>`` and in the ids as a tag below zero. The surprising facts: text
 on both sides of a tag is tokenised by itself, so that a SentencePiece tokenizer begins each piece anew; and what is
 learnt from follows from the lengths of tokenised prefixes, so that a template's newline after an answer is learnt, too.
+A tokenizer's special tokens are the template's alone: in a conversation's own words ``<|im_end|>`` is ten letters that
+end no turn. (The original reads them as tokens there, too. Mistral's ``[INST]`` is no token, and stays what it is.)
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ SYSTEM = (
     "don't know the answer to a question, please don't share false information.\n<</SYS>>"
 )
 """What VideoLLaMA2 (not 2.1) puts before the first turn, in the bytes of the original."""
+
+
+_BREAK = "\ufdd0"
+"""Parts what must not be read as one token; no character, so that no text has it."""
 
 
 class Message(TypedDict):
@@ -77,7 +83,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, mark: str) -> list[int
     for number, piece in enumerate(pieces):
         if number:
             ids.append(TAGS[mark.strip("<>")])
-        ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
+        for words in piece.split(_BREAK):
+            ids += tokenizer(words, add_special_tokens=False)["input_ids"]
     return ids
 
 
@@ -106,12 +113,26 @@ def described(tokenizer: PreTrainedTokenizerBase, turn: Turn, kind: str) -> Row:
 
 
 def template(tokenizer: PreTrainedTokenizerBase, said: Sequence[Message], *, generation: bool) -> str:
-    """The conversation as the template writes it. Raises ChatError where it refuses."""
+    """The conversation as the template writes it, special tokens in its words parted. Raises ChatError."""
+    words = [Message(role=message["role"], content=_parted(tokenizer, message["content"])) for message in said]
     try:
-        return tokenizer.apply_chat_template(list(said), tokenize=False, add_generation_prompt=generation)
+        return tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=generation)
     except (jinja2.exceptions.TemplateError, ValueError) as error:
         roles = ", ".join(message["role"] for message in said)
         raise ChatError(f"chat template: found {str(error).splitlines()[0]!r}, expected it to take {roles}") from None
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """What the tokenizer reads as tokens that no words are made of."""
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return {*added, *tokenizer.all_special_tokens}
+
+
+def _parted(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    for token in sorted(special_tokens(tokenizer), key=len, reverse=True):
+        if token.strip("<>") not in TAGS:
+            text = text.replace(token, token[0] + _BREAK + token[1:])
+    return text
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

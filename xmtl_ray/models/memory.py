@@ -91,7 +91,7 @@ class Learnt:
     """Numbers of weights that learn."""
 
     language: int
-    """Of the language model: all, or its adapters."""
+    """Of the language model: all, or its adapters and, if they learn, its embeddings and head."""
     connector: int
     tower: int
 
@@ -103,10 +103,11 @@ class Learnt:
 
 def learnt(decoder: Decoder, vision: Vision, step: Step) -> Learnt:
     """What learns by ``step``."""
+    words = (decoder.embeddings + decoder.head) * step.embeddings_learn
     if step.method == "full":
-        language = decoder.projected + decoder.other + decoder.embeddings + decoder.head
+        language = decoder.projected + decoder.other + words
     else:
-        language = decoder.adapters(step.r, step.targets)
+        language = decoder.adapters(step.r, step.targets) + words
     return Learnt(language, vision.connector * step.train_connector, vision.tower * step.train_tower)
 
 
@@ -123,7 +124,7 @@ def moments(
         evaluation: of dev conversations; None: it is left out.
         double: whether the scales of 4-bit weights are quantised.
     """
-    learns, full = learnt(decoder, vision, step), step.method == "full"
+    learns = learnt(decoder, vision, step)
     held = resident(decoder, vision, step, engine, double)
     before, after = _gradients(learns.total, engine), FP32 * learns.total // engine.shards_gradients
     backward = held | {"engine": held["engine"] + _buffers(learns, engine, step)}
@@ -139,7 +140,7 @@ def moments(
     copies = BF16 * learns.total * step.mixed  # autocast keeps them until the forward pass ends
     unrolled = BF16 * vision.unrolled * step.mixed * (learns.connector > 0)
     later = unrolled if step.checkpointing else copies
-    head, embeddings = decoder.head * full, decoder.embeddings * full
+    head, embeddings = (size * step.embeddings_learn for size in (decoder.head, decoder.embeddings))
     first_stage = (learns.connector - vision.unrolled) // 2 if learns.connector else 0
     done = (learns.language - embeddings) * (decoder.layers - 1) // decoder.layers
     found = [
@@ -169,14 +170,15 @@ def moments(
 def resident(decoder: Decoder, vision: Vision, step: Step, engine: Engine, double: bool = True) -> dict[str, int]:
     """Parts that stay from the first optimizer step to the end: weights, the optimizer's state, the engine's own."""
     learns, language = learnt(decoder, vision, step), FP32 if step.method == "full" else step.product
+    words = FP32 if step.embeddings_learn else step.product
     packed = {4: NF4_DOUBLE if double else NF4, 8: 1.0, 16: float(language)}[step.bits]
     weights = {
         "language model": round(decoder.projected * packed) + decoder.other * language,
-        "embeddings": decoder.embeddings * language,
-        "output head": decoder.head * language,
+        "embeddings": decoder.embeddings * words,
+        "output head": decoder.head * words,
         "tower": vision.tower * (FP32 if learns.tower else step.product),
         "connector": vision.connector * (FP32 if learns.connector else step.product),
-        "adapters": 0 if step.method == "full" else FP32 * learns.language,
+        "adapters": 0 if step.method == "full" else FP32 * decoder.adapters(step.r, step.targets),
     }
     found = {name: value // engine.shards_weights for name, value in weights.items()}
     found["optimizer"] = ADAM * learns.total // engine.shards_state
@@ -239,7 +241,7 @@ def _buffers(learns: Learnt, engine: Engine, step: Step, always: bool = False) -
     if not engine.zero_stage or (engine.zero_stage == 3) != always:
         return 0
     kinds = [BF16] if step.mixed else [FP32]
-    if step.mixed and (step.method == "full" or learns.connector or learns.tower):
+    if step.mixed and (step.embeddings_learn or learns.connector or learns.tower):
         kinds.append(FP32)
     if always:
         return BUCKET * sum(kinds)

@@ -225,7 +225,9 @@ def learner(context: WorkerContext, config: FinetuneConfig, built: Built) -> Cha
         parameters = list(built.loaded.chat.module.parameters())
         learnt = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
         spec = config.adapter
-        how = "all weights" if spec.method == "full" else f"r {spec.r}, alpha {spec.alpha:g}, scale {spec.scale:g}"
+        how = f"r {spec.r}, alpha {spec.alpha:g}, scale {spec.scale:g}"
+        how += ", embeddings and output head" if spec.train_embeddings else ""
+        how = "all weights" if spec.method == "full" else how
         log.info("%s, %d bits: %s; %.2f million weights learn", spec.method, spec.bits, how, learnt / 1e6)
     return ChatLearner(config, built, ConversationSteps(config, built, context))
 
