@@ -48,6 +48,7 @@ VERBS = [
     "demo",
     "sync",
     "report",
+    "submit",
 ]
 HEAVY = {"torch", "ray", "mlflow", "transformers", "deepspeed", "scipy"}
 METRICS = ["text_event", "text_argument", "image_event", "image_argument", "mm_event", "mm_argument"]

@@ -25,6 +25,7 @@ from xmtl_ray.cli import (
     predict,
     registry,
     report,
+    submit,
     sweep,
 )
 from xmtl_ray.cli.console import console, print_scores, user_errors
@@ -49,6 +50,7 @@ app.add_typer(plan.app)
 app.add_typer(corpus.app)
 app.add_typer(registry.app)
 app.add_typer(report.app)
+app.add_typer(submit.app)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
@@ -168,14 +170,15 @@ def main() -> None:
     """Entry point of ``xmtl``."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     logging.getLogger("xmtl_ray").setLevel(logging.INFO)
+    submit.check_job(app, sys.argv[1:])
     app()
 
 
 def _train(settings: object) -> None:
+    from xmtl_ray.cluster.reach import is_local, shown
     from xmtl_ray.config.schema import Config
     from xmtl_ray.tracking.server import tracking_uri
     from xmtl_ray.training.launch import launch
-    from xmtl_ray.training.storage import is_local
 
     assert isinstance(settings, Config)
     summary = launch(settings)
@@ -183,7 +186,7 @@ def _train(settings: object) -> None:
         print_scores(summary["scores"])
     else:
         typer.echo("  ".join(f"{name} {value:.1f}" for name, value in summary["dev"].items()))
-    folder = f"{settings.storage_path}/{settings.name}"
+    folder = shown(settings.storage_path, settings.name)
     typer.echo(f"report: {folder}/report.html\nmodel:  {folder}/model")
     uri = tracking_uri(settings.tracking.uri, settings.storage_path if is_local(settings.storage_path) else None)
     if settings.tracking.enabled and uri is not None:

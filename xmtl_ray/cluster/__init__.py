@@ -1,1 +1,1 @@
-"""The connection to Ray and what its jobs share, for every room that runs on it. Imports nothing of this project."""
+"""The connection to Ray, jobs on a cluster, and what all rooms that run on it share."""

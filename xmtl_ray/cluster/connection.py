@@ -10,6 +10,8 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from xmtl_ray.cluster import job, tokens
+
 ENVIRONMENT = {
     # Train's controller looks for reports this often; its own 2 s would hold every checkpoint up that long.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -58,7 +60,9 @@ def cluster(
     set_environment()
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own choice for a new cluster, which it tells at length
+        os.environ.setdefault(tokens.MODE, "token")  # Ray's own choice for a new cluster, which it tells at length
+        if os.environ[tokens.MODE] == "token":
+            tokens.make()
     import ray
     from ray.data import DataContext
 
@@ -78,13 +82,16 @@ def cluster(
                 local |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
                 url = _dashboard_of(address) if address else f"http://127.0.0.1:{port}"
                 environment |= {_STATE_API: url} if url else {}
+            given = job.variables()
             ray.init(
                 address=address,
-                runtime_env={"env_vars": environment},
+                runtime_env={"env_vars": {name: value for name, value in environment.items() if name not in given}},
                 logging_level="WARNING",
                 log_to_driver=not quiet,
                 **({} if address else local),
             )
+            if address and tokens.MODE not in os.environ:  # Ray turns it on by itself where there is a token
+                log.warning("%s has no authentication: whoever reaches its ports runs code there", address)
             have = ray.cluster_resources().get("GPU", 0)
             if not address and have < gpus:
                 raise ClusterError(

@@ -16,6 +16,7 @@ from typing import Any
 
 from xmtl_ray.cluster.connection import cluster
 from xmtl_ray.cluster.jobs import Progress, cause
+from xmtl_ray.cluster.reach import check_shared
 from xmtl_ray.data import images as image_files
 from xmtl_ray.data import objects
 from xmtl_ray.data.detectors import Choice, choose, load
@@ -134,6 +135,7 @@ def _run(
     if progress is not None:
         progress(0, len(todo))
     with cluster(actors):
+        check_shared("--out", store, {"images": todo[0][1].parent})
         import ray
         from ray.data import ActorPoolStrategy
         from ray.exceptions import RayError

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from xmtl_ray.cluster.connection import ClusterError, cluster
 from xmtl_ray.cluster.jobs import Progress, cause
+from xmtl_ray.cluster.reach import check_shared
 from xmtl_ray.config.schema import Config, TaskName
 from xmtl_ray.data import pseudo_labels
 from xmtl_ray.data.objects import write_whole
@@ -136,6 +137,7 @@ def _run(
     if progress is not None:
         progress(0, total)
     with cluster(spec.actors, int(spec.gpu), config.cluster.address):
+        check_shared("--out", store, {"data.pairs": plan.images})
         import ray
         from ray.data import ActorPoolStrategy
         from ray.exceptions import RayError

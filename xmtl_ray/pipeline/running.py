@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from xmtl_ray.cluster.connection import cluster
+from xmtl_ray.cluster.reach import check_shared
 from xmtl_ray.pipeline.performing import Job, Outcome, holder, perform
 from xmtl_ray.pipeline.stages import Demand, Planned, Stage, Stages
 
@@ -75,6 +76,7 @@ def run(
             todo = [planned.stage for planned in going.plan if planned.state != "done"]
             cpus, gpus = (max(getattr(stage.demand, name) for stage in todo) for name in ("cpus", "gpus"))
             stack.enter_context(cluster(cpus, int(gpus), address))
+            check_shared("storage_path", stages.root)
             going.parent = parent()
 
         while not going.over:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xmtl_ray.cluster.connection import cluster, set_environment
+from xmtl_ray.cluster.reach import check_shared, is_local
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
 from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.data_check import check_data
-from xmtl_ray.training.storage import is_local, saved_config
+from xmtl_ray.training.storage import saved_config
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -36,7 +37,7 @@ def launch(config: Config | FinetuneConfig) -> dict[str, Any]:
     """Train and score by ``config``; the same name again continues where it stopped.
 
     Returns the summary of rank 0. Raises LaunchError or UntrustedData before Ray starts, ClusterError where GPUs are
-    missing, TrainingError when the workers gave up.
+    missing, StorageError where a node does not reach ``storage_path``, TrainingError when the workers gave up.
     """
     config = _reporting(config)
     check(config)
@@ -51,6 +52,7 @@ def launch(config: Config | FinetuneConfig) -> dict[str, Any]:
         address=spec.address,
         dashboard=True,
     ):
+        check_shared("storage_path", config.storage_path, inputs(config))
         return fit(config)
 
 
@@ -117,10 +119,25 @@ def check(config: Config | FinetuneConfig) -> None:
 
 def check_files(config: Config | FinetuneConfig) -> None:
     """Raises LaunchError for data that is not there."""
-    for path, value, _ in leaves(config.data, "data."):
-        made = path in {"data.root", "data.features"}  # or will be
-        if isinstance(value, str) and not made and os.sep in value and not Path(value).exists():
+    for path, value in inputs(config, "data").items():
+        if not value.exists():
             raise LaunchError(f"{path}: {value} does not exist; data.root is {config.data.root}")
+
+
+def inputs(config: Config | FinetuneConfig, *sections: str) -> dict[str, Path]:
+    """Files and folders named in ``data`` and ``model``, by their setting; each worker must find them.
+
+    Args:
+        config: of the run, with absolute paths.
+        sections: those looked at; none: both.
+    """
+    made = {"data.root", "data.features"}  # or will be
+    found = {}
+    for section in sections or ("data", "model"):
+        for path, value, _ in leaves(getattr(config, section), f"{section}."):
+            if isinstance(value, str) and os.path.isabs(value) and path not in made:
+                found[path] = Path(value)
+    return found
 
 
 def _check_store(config: Config) -> None:

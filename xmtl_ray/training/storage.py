@@ -9,19 +9,11 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from xmtl_ray.cluster.reach import is_local, reach
 from xmtl_ray.tracking.journal import JOURNAL
 from xmtl_ray.tracking.run import STATE
 
 CONFIG = "config.yaml"
-
-
-class StorageError(ValueError):
-    """A storage path that cannot be reached or written to."""
-
-
-def is_local(storage_path: str) -> bool:
-    """Whether it is a folder of this machine rather than a URI."""
-    return "://" not in storage_path
 
 
 @contextmanager
@@ -61,18 +53,6 @@ def saved_config(storage_path: str, name: str) -> str | None:
     filesystem, root = reach(storage_path)
     content = _read(filesystem, f"{root}/{name}/{CONFIG}")
     return None if content is None else content.decode()
-
-
-def reach(storage_path: str) -> tuple[fs.FileSystem, str]:
-    """The file system behind ``storage_path`` and the path in it, which is made. Raises StorageError."""
-    try:
-        filesystem, root = fs.FileSystem.from_uri(
-            storage_path if not is_local(storage_path) else Path(storage_path).resolve().as_uri()
-        )
-        filesystem.create_dir(root, recursive=True)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"storage_path: {storage_path!r} cannot be written to: {error}") from None
-    return filesystem, root
 
 
 def _read(filesystem: fs.FileSystem, path: str) -> bytes | None:

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
+from xmtl_ray.cluster.reach import is_local
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import dump, flatten, kind_of
 from xmtl_ray.config.schema import Config
@@ -30,7 +31,7 @@ from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training import finetune, xmtl
 from xmtl_ray.training.context import Local, WorkerContext
 from xmtl_ray.training.loop import NonFiniteLoss, train
-from xmtl_ray.training.storage import CONFIG, is_local, run_folder
+from xmtl_ray.training.storage import CONFIG, run_folder
 
 log = logging.getLogger(__name__)
 

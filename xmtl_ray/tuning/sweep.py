@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from xmtl_ray.cluster.connection import cluster
+from xmtl_ray.cluster.reach import check_shared
 from xmtl_ray.config.load import dump, with_values
 from xmtl_ray.config.schema import Config
 from xmtl_ray.pipeline import running
 from xmtl_ray.pipeline.tracked import run_of
 from xmtl_ray.training.data_check import check_data
+from xmtl_ray.training.launch import inputs
 from xmtl_ray.tuning import configs, ledger, room, space
 from xmtl_ray.tuning.ledger import About, Trial
 from xmtl_ray.tuning.plan import Plan, SweepError
@@ -105,7 +107,8 @@ class _Going:
         with cluster(
             needed.workers * needed.cpus, int(needed.workers * needed.gpus), spec.address, dashboard=True, quiet=True
         ):
-            side_by_side = room.concurrency(room.of_cluster(), needed, plan.space.concurrency)
+            check_shared("storage_path", plan.folder, inputs(plan.config))
+            side_by_side = room.concurrency(room.of_cluster(), needed, plan.space.concurrency, bool(plan.joined))
             extra: dict[str, Any] = {"tracking.parent": self.tracked.id()}
             if plan.shared is not None:
                 extra["multitask.pseudo.store"] = str(self._make_shared() / "store")
