@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from xmtl_ray.config.load import dump, with_values
+from xmtl_ray.config.run import Run
 from xmtl_ray.config.schema import Config
 from xmtl_ray.pipeline.running import Ended, Watcher, run
 from xmtl_ray.pipeline.stages import Stage, Stages
@@ -22,6 +24,7 @@ STAGES = "stages"
 """Folder under ``storage_path`` with the stages of all its pipelines."""
 SUMMARY = "pipeline.json"
 
+C = TypeVar("C", bound=Run)
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Protocol → metric → counts and percentages."""
 
@@ -56,11 +59,11 @@ def stages_of(config: Config) -> Stages:
     return Stages(Path(config.storage_path) / STAGES)
 
 
-def tracked(config: Config) -> Config:
-    """``config`` with the tracking server named that all stages report to."""
-    if config.tracking.uri is None and config.tracking.enabled:
-        return with_values(config, {"tracking.uri": tracking_uri(None, config.storage_path)})
-    return config
+def tracked(config: C) -> C:
+    """``config`` with the tracking server named, without a password, that all its stages or trials report to."""
+    if not config.tracking.enabled:
+        return config
+    return with_values(config, {"tracking.uri": tracking_uri(config.tracking.uri, config.storage_path)})
 
 
 def run_pipeline(config: Config, watcher: Watcher) -> Result:

@@ -12,12 +12,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from xmtl_ray.config.load import with_values
 from xmtl_ray.config.schema import Config
-from xmtl_ray.pipeline.launch import STAGES
+from xmtl_ray.pipeline.launch import STAGES, tracked
 from xmtl_ray.pipeline.stages import Planned, Stage, Stages
 from xmtl_ray.pipeline.xmtl import chain
-from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.launch import check_files, check_memory
 from xmtl_ray.training.storage import is_local
 from xmtl_ray.tuning import configs, room
@@ -51,6 +49,11 @@ class Plan:
         """Of a trial, at most."""
         return self.config.train.epochs
 
+    @property
+    def joined(self) -> str | None:
+        """Address of the cluster that is joined; None: this machine is one."""
+        return self.config.cluster.address or os.environ.get("RAY_ADDRESS") or None
+
     def shared_stages(self) -> list[Planned]:
         """What must be made before the trials, and what is there."""
         return [] if self.shared is None else self.stages.plan([self.shared])
@@ -64,9 +67,7 @@ def prepare(sweep: Space) -> Plan:
             f"storage_path: found {config.storage_path!r}, expected a folder, which all machines of the cluster see: "
             "trials tell how they are doing there"
         )
-    if config.tracking.enabled:
-        uri = tracking_uri(config.tracking.uri, config.storage_path)
-        config = with_values(config, {"tracking.uri": uri})
+    config = tracked(config)
     built = configs.check(sweep, config)
     check_files(config)
     for one in built:
@@ -100,9 +101,9 @@ def room_here(plan: Plan) -> str:
 
     Raises SpaceError where none fits this machine.
     """
-    address = plan.config.cluster.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        return f"as many as {address} has room for"
+    if plan.joined:
+        most = plan.space.concurrency
+        return f"as many as {plan.joined} has room for" if most is None else f"{most}, for which {plan.joined} may grow"
     need, gpus = plan.need, 0
     if need.gpus:
         import torch
