@@ -135,15 +135,17 @@ class Node:
         """SIGTERM, as systemd does it; returns what is left of its processes afterwards."""
         below = self.processes()
         self.process.send_signal(signal.SIGTERM)
-        _, left = psutil.wait_procs(below, timeout=30)
+        _, left = psutil.wait_procs(below, timeout=120)
         for one in left:
             one.kill()
         return left
 
 
-def answer(node, path, token=None):
+def answer(node, path, token=None, posted=None):
     """Status and body of a request to the job server."""
-    request = urllib.request.Request(f"http://127.0.0.1:{node.ports['dashboard-port']}{path}")
+    body = posted and json.dumps(posted).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{node.ports['dashboard-port']}{path}", data=body)
+    request.add_header("Content-Type", "application/json")
     if token:
         request.add_header("Authorization", f"Bearer {token}")
     try:
@@ -183,7 +185,11 @@ def test_head_and_worker_with_token_and_tls(home):
             for path in ("/api/version", "/api/jobs/", "/api/v0/nodes"):
                 assert answer(head, path)[0] == 401
                 assert answer(head, path, "0" * 64)[0] == 403
+            assert answer(head, f"/api/version?token={token}")[0] == 401
             assert answer(head, "/api/version", token)[0] == 200
+            job = {"entrypoint": f"touch {home}/ran"}
+            assert answer(head, "/api/jobs/", posted=job)[0] == 401
+            assert json.loads(answer(head, "/api/jobs/", token)[1]) == []
             assert answer(head, "/api/gcs_healthz")[0] == 200  # what probes ask
 
             def alive():
