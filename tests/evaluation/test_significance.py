@@ -7,7 +7,7 @@ import pytest
 
 from xmtl_ray.evaluation.m2e2 import METRICS
 from xmtl_ray.evaluation.prf import Prf
-from xmtl_ray.evaluation.significance import differences, intervals
+from xmtl_ray.evaluation.significance import differences, intervals, mean_interval
 
 
 def scores(*counts):
@@ -41,6 +41,15 @@ def test_an_interval_against_plain_resampling():
     low, high = intervals(scores(*counts))["text_event"]
     assert (low, high) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=2)
     assert intervals(scores(*counts))["text_event"] == (low, high)
+
+
+def test_a_mean_of_groups_against_plain_resampling():
+    """As a mean of languages: samples are drawn within each. A group of one value adds no doubt, equal values none."""
+    rng = np.random.default_rng(4)
+    many, few = rng.uniform(0, 100, 30), rng.uniform(0, 50, 8)
+    drawn = [np.mean([rng.choice(many, 30).mean(), rng.choice(few, 8).mean(), 40.0]) for _ in range(4000)]
+    assert mean_interval([list(many), list(few), [40.0]]) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1)
+    assert mean_interval([[25.0] * 6]) == (25.0, 25.0) and mean_interval([[7.0]]) == (7.0, 7.0)
 
 
 def test_paired_test_against_every_swap():

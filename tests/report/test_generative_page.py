@@ -9,10 +9,12 @@ from PIL import Image as Picture
 
 from xmtl_ray.evaluation.confusion import Confusion
 from xmtl_ray.evaluation.generative import score, summary
+from xmtl_ray.evaluation.prf import Prf
 from xmtl_ray.evaluation.published import OTHER_DATA
 from xmtl_ray.events.json_format import dumps
 from xmtl_ray.events.records import GenerativeEvent as Event
 from xmtl_ray.events.records import GenerativeSample
+from xmtl_ray.report import answer_scores
 from xmtl_ray.report.confusion_heat import heat
 from xmtl_ray.report.generative_page import sections, write_page
 
@@ -106,8 +108,32 @@ def test_examples_show_the_images_that_are_at_hand(tmp_path):
 def test_a_perfect_model_has_no_errors(tmp_path):
     """Sections without content are left out; so it is without samples."""
     text = page(tmp_path, [sample("a")], {"a": dumps([BUY])})
-    assert 'id="errors"' not in text and 'id="examples"' not in text and 'id="types"' in text
-    assert 'id="types"' not in page(tmp_path, [], {})
+    assert 'id="errors"' not in text and 'id="examples"' not in text and 'id="confusion"' in text
+    empty = page(tmp_path, [], {})
+    assert not [name for name in ("confusion", "scores", "types", "roles") if f'id="{name}"' in empty]
+
+
+def test_scores_are_told_with_how_sure_they_are(tmp_path):
+    """Eight samples, four of them right: half, with an interval around it, of the type and of its roles too; a mean of
+    two languages has its own; of a type in two samples there is no interval, and what only answers have comes last."""
+    rare = Event("meet", "met", ())
+    samples = [sample(f"{number}", "en" if number % 2 else "ru") for number in range(8)]
+    samples += [sample("r0", events=(rare,)), sample("r1", events=(rare,))]
+    answers = {f"{number}": dumps([BUY if number < 4 else replace(BUY, event_type="sell")]) for number in range(8)}
+    text = page(tmp_path, samples, {**answers, "r0": dumps([rare]), "r1": dumps([rare])})
+    found = " ".join(Text(text).text.split())
+    shown = answer_scores.scores(score(samples, {**answers, "r0": dumps([rare]), "r1": dumps([rare])}))
+    lines = {line.name: line.sides for line in shown.lines}
+    assert list(lines) == ["all", "ru", "en", "overall", "text"]
+    trigger, argument = lines["ru"]
+    assert trigger.accuracy == 50 and trigger.accuracy_interval[0] < 50 < trigger.accuracy_interval[1]
+    assert argument.accuracy == 100 and argument.accuracy_interval == (100, 100)
+    assert lines["overall"][0].accuracy == pytest.approx((50 + 100 * 4 / 6) / 2) and lines["overall"][0].counts is None
+    buy, meet, other = shown.types
+    assert (buy.name, buy.cells[0].counts) == ("buy", Prf(4, 4, 8)) and buy.cells[0].interval[0] < 100 * 2 / 3
+    assert (meet.name, meet.cells[0].interval) == ("meet", None) and other.name == "1 other event type"
+    assert f"buy 66.7 4 / 4 / 8 {buy.cells[0].interval[0]:.1f}–{buy.cells[0].interval[1]:.1f}" in found
+    assert "agent 100.0 8 / 8 / 8 thing" in found
 
 
 def test_reasoned_answers_are_a_column(tmp_path):

@@ -11,6 +11,8 @@ from xmtl_ray.config.schema import Config
 from xmtl_ray.data.pseudo_labels import LabelledPair
 from xmtl_ray.data.world import PairTruth
 from xmtl_ray.evaluation.m2e2 import tables
+from xmtl_ray.evaluation.prf import Prf
+from xmtl_ray.evaluation.significance import f1_interval
 from xmtl_ray.events.ontology import m2e2
 from xmtl_ray.events.predictions import CONFIDENCE, Predictions, from_gold, read, read_confidences, write
 from xmtl_ray.events.records import (
@@ -28,6 +30,7 @@ from xmtl_ray.events.records import (
 from xmtl_ray.report import model_card
 from xmtl_ray.report.by_type import scores_by_role
 from xmtl_ray.report.calibration import of_predictions, of_store
+from xmtl_ray.report.measured import measured
 from xmtl_ray.report.page import write_report
 from xmtl_ray.report.run_folder import Journal, journal_of
 from xmtl_ray.report.throughput import throughput
@@ -182,3 +185,14 @@ def test_a_pipelines_page_is_of_its_training_stage(run, tmp_path_factory):
     rows = re.findall(r"<tr><th scope=\"row\">(teacher td|train|score)</th><td class=\"state (\w+)\">", html)
     assert rows == [("teacher td", "before"), ("train", "done"), ("score", "failed")]
     assert "no &lt;disk&gt;" in html and "222222222222" in html
+
+
+def test_how_sure_a_type_s_score_is():
+    """Six documents, four right: the interval lies around it; documents without the type are not drawn from. With four
+    documents, or where nothing or all is right, there is none."""
+    right, wrong, without = Prf(1, 1, 1), Prf(0, 1, 1), Prf()
+    (cell,) = measured("Life:Die", [right] * 4 + [wrong] * 2 + [without] * 50).cells
+    assert cell.counts == Prf(4, 6, 6) and cell.interval == f1_interval([right] * 4 + [wrong] * 2)
+    assert cell.interval[0] < cell.counts.f1 < cell.interval[1]
+    for counts in ([right] * 2 + [wrong] * 2, [wrong] * 9, [right] * 9, []):
+        assert measured("Life:Die", counts).cells[0].interval is None

@@ -63,15 +63,16 @@ def argument_keys(events: Iterable[GenerativeEvent], language: str) -> list[tupl
 
 def triggers(gold: Iterable[GenerativeEvent], predicted: Iterable[GenerativeEvent], language: str) -> Prf:
     """Eq. 9's counts for one sample: triggers that agree, one to one."""
-    return _matched((trigger_key(e, language) for e in predicted), (trigger_key(e, language) for e in gold))
+    return matched((trigger_key(e, language) for e in predicted), (trigger_key(e, language) for e in gold))
 
 
 def arguments(gold: Iterable[GenerativeEvent], predicted: Iterable[GenerativeEvent], language: str) -> Prf:
     """Eq. 10's counts for one sample: arguments that agree, one to one."""
-    return _matched(argument_keys(predicted, language), argument_keys(gold, language))
+    return matched(argument_keys(predicted, language), argument_keys(gold, language))
 
 
-def _matched(predicted: Iterable[Hashable], gold: Iterable[Hashable]) -> Prf:
+def matched(predicted: Iterable[Hashable], gold: Iterable[Hashable]) -> Prf:
+    """Counts of keys that agree, one to one."""
     found, there = Counter(predicted), Counter(gold)
     return Prf((found & there).total(), found.total(), there.total())
 
@@ -90,8 +91,13 @@ class Accuracy:
     @property
     def mean(self) -> float | None:
         """Eq. 9-10: the mean of correct / gold over samples that have gold items, percent; None without any."""
-        shares = [100 * counts.correct / counts.gold for counts in self.samples if counts.gold]
+        shares = self.shares
         return sum(shares) / len(shares) if shares else None
+
+    @property
+    def shares(self) -> list[float]:
+        """Correct / gold of each sample that has gold items, percent."""
+        return [100 * counts.correct / counts.gold for counts in self.samples if counts.gold]
 
     def as_dict(self) -> dict[str, float | None]:
         """Accuracies and pooled precision in percent, rounded to four decimals, and the counts."""

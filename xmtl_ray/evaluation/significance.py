@@ -7,7 +7,7 @@ counts, which are summed before F1 is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,24 +45,56 @@ def intervals(
 
     With fewer than two documents there is nothing to draw: both ends are the score itself.
     """
-    found = {}
-    for metric in METRICS:
-        counts = _counts(scores.values(), metric)
-        if len(counts) < 2:
-            found[metric] = (float(_f1(counts)), float(_f1(counts)))
-            continue
-        drawn = stats.bootstrap(
-            (np.arange(len(counts)),),
-            lambda documents, axis, counts=counts: _f1(counts[documents], axis),
-            n_resamples=resamples,
-            confidence_level=level,
-            method="percentile",
-            vectorized=True,
-            batch=200,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        found[metric] = (float(drawn.low), float(drawn.high))
-    return found
+    return {
+        metric: f1_interval([each.get(metric, Prf()) for each in scores.values()], resamples, level, seed)
+        for metric in METRICS
+    }
+
+
+def f1_interval(
+    counts: Sequence[Prf], resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the F1 of documents' summed counts, in percent; otherwise as ``intervals``."""
+    known = np.array([(each.correct, each.predicted, each.gold) for each in counts]).reshape(-1, 3)
+    if len(known) < 2:
+        return float(_f1(known)), float(_f1(known))
+    drawn = stats.bootstrap(
+        (np.arange(len(known)),),
+        lambda documents, axis: _f1(known[documents], axis),
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        batch=200,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(drawn.low), float(drawn.high)
+
+
+def mean_interval(
+    groups: Sequence[Sequence[float]], resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of groups' means, as paper B's "overall" is one of languages.
+
+    Args:
+        groups: the samples' values, in each group one at least; samples are drawn within their group.
+        resamples: how many times as many samples are drawn with replacement.
+        level: share of the resampled means inside the interval.
+        seed: the same seed gives the same interval.
+    """
+    # A single value is always drawn; scipy wants two to draw from.
+    values = [np.array(group if len(group) > 1 else [*group, *group], dtype=float) for group in groups]
+    drawn = stats.bootstrap(
+        values,
+        lambda *drawn, axis: np.mean([group.mean(axis=axis) for group in drawn], axis=0),
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        batch=200,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(drawn.low), float(drawn.high)
 
 
 def differences(

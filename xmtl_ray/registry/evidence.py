@@ -131,6 +131,7 @@ def of_conversations(
     from xmtl_ray.cluster.connection import set_environment
     from xmtl_ray.data import videollama2
     from xmtl_ray.evaluation import generative
+    from xmtl_ray.evaluation.generative_labels import by_type
     from xmtl_ray.events.answers import answer_line
     from xmtl_ray.generative import folders
     from xmtl_ray.generative.prompting import prompted
@@ -164,6 +165,7 @@ def of_conversations(
         reasons = prompt.instruction == "ours" and prompt.reason
         scored = generative.score(samples, {name: row["output"] for name, row in rows.items()}, reasons)
         report = generative.summary(scored, 0, reason=reasons)
+        types = {one.name: sum(one.triggers, Prf()) for one in by_type(scored)}
         metrics = {side: report["pooled"][side]["all"]["F1"] for side in ("trigger", "argument")}
         for side, group in (("trigger", report["trigger"]), ("argument", report["argument"])):
             whole = group["all"]
@@ -173,7 +175,7 @@ def of_conversations(
             version,
             metrics,
             {each.sample.id: dict(each.counts) for each in scored},
-            {"event_type": _types(scored), "language": _languages(scored)},
+            {"event_type": types, "language": _languages(scored)},
             report["rates"]["all"]["ok"],
             latency([took / len(batch) for took, batch in zip(answered.seconds, batches, strict=True)]),
             _size(models[version]),
@@ -214,22 +216,6 @@ def _loaded(loaders: Mapping[str, Callable[[], Callable[[int], T]]]) -> dict[str
             f"{str(error).partition('. ')[0]}: expected memory for versions {' and '.join(loaders)} at once, which "
             "cost.latency measures by turns; use a larger GPU, or a gate without that rule"
         ) from None
-
-
-def _types(scored: Sequence[Any]) -> dict[str, Prf]:
-    """Triggers by event type, of gold or answers."""
-    from xmtl_ray.evaluation.accuracy import normalised_label, triggers
-
-    found: dict[str, Prf] = {}
-    for each in scored:
-        kinds = {normalised_label(event.event_type) for event in (*each.sample.events, *each.events)}
-        for kind in sorted(kinds):
-            gold, told = (
-                [event for event in events if normalised_label(event.event_type) == kind]
-                for events in (each.sample.events, each.events)
-            )
-            found[kind] = found.get(kind, Prf()) + triggers(gold, told, each.sample.language)
-    return found
 
 
 def _languages(scored: Sequence[Any]) -> dict[str, Prf]:

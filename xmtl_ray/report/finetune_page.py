@@ -15,7 +15,7 @@ from xmtl_ray.data.media_paths import inside
 from xmtl_ray.evaluation import generative
 from xmtl_ray.events.answers import read_answers, read_cut
 from xmtl_ray.events.records import GenerativeSample
-from xmtl_ray.report import figures, generative_page, model_card
+from xmtl_ray.report import answer_scores, figures, generative_page, model_card
 from xmtl_ray.report.lineage import lineage
 from xmtl_ray.report.run_folder import Journal, Series, journal_of, tracked
 from xmtl_ray.report.templates import render
@@ -59,13 +59,14 @@ def write_run_pages(folder: Path, config: FinetuneConfig, gold: Sequence[Generat
     """
     journal = journal_of(folder / JOURNAL) if (folder / JOURNAL).exists() else Journal()
     answered = folder / ANSWERS
-    found, shown = None, dict[str, object]()
+    found, scores, shown = None, None, dict[str, object]()
     if gold and answered.exists():
         answers, cut = read_answers(answered, gold), read_cut(answered)
         found = generative.report(gold, answers, reason=config.prompt.reason, cut=cut)
         scored = generative.score(gold, answers, config.prompt.reason)
+        scores = answer_scores.scores(scored)
         models = tuple(generative_page.MODELS)
-        shown = generative_page.sections(scored, found, models, images=_images(config))
+        shown = generative_page.sections(scored, found, models, images=_images(config), scores=scores)
     facts = _facts(config, journal) + list(shown.pop("facts", []))  # type: ignore[call-overload]
     sources = lineage(journal, tracked(folder))
     page = render(
@@ -82,7 +83,7 @@ def write_run_pages(folder: Path, config: FinetuneConfig, gold: Sequence[Generat
         **shown,
     )
     (folder / PAGE).write_text(page, encoding="utf-8")
-    card = model_card.of_finetuning(config.name, journal.status, facts, found, sources)
+    card = model_card.of_finetuning(config.name, journal.status, facts, found, scores, sources)
     (folder / model_card.NAME).write_text(card, encoding="utf-8")
     return folder / PAGE
 
@@ -106,6 +107,7 @@ def _facts(config: FinetuneConfig, journal: Journal) -> list[tuple[str, str]]:
         "all weights"
         if spec.method == "full"
         else f"{spec.method}, {spec.bits} bits, r {spec.r}, alpha {spec.alpha:g} (outputs × {spec.scale:g})"
+        + (", embeddings and output head" if spec.train_embeddings else "")
     )
     facts = [
         ("Base", f"{config.model.path} ({config.model.family})"),

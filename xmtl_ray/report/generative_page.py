@@ -14,6 +14,7 @@ from xmtl_ray.evaluation.errors import KINDS, Kind
 from xmtl_ray.evaluation.generative import ALL, Rates, Report, Scored, shortened
 from xmtl_ray.evaluation.published import OVERALL, SETTINGS, Pair, beside, data_note
 from xmtl_ray.events.records import GenerativeEvent
+from xmtl_ray.report import answer_scores
 from xmtl_ray.report.confusion_heat import Cell, heat
 from xmtl_ray.report.pictures import Framed, framed
 from xmtl_ray.report.templates import render
@@ -97,10 +98,12 @@ def sections(
     same_data: bool = False,
     shown: int = 4,
     images: Mapping[str, Path] | None = None,
+    scores: answer_scores.Scores | None = None,
 ) -> dict[str, object]:
     """What ``answers.html`` shows, on a page of its own or a run's; see ``write_page``.
 
-    ``images`` are files by the samples' ids; examples show them.
+    ``images`` are files by the samples' ids; examples show them. ``scores`` are those of ``scored``, where they are at
+    hand.
     """
     groups = _groups(found)
     return {
@@ -109,6 +112,8 @@ def sections(
         "published_settings": SETTINGS,
         "accuracies": _accuracies(found, models),
         "note": data_note(found, same_data),
+        "scores": scores or answer_scores.scores(scored),
+        "languages": LANGUAGES,
         "groups": groups,
         "forms": [form for form in ("ok", "reasoned", "repaired", "malformed", "cut") if form in found["rates"][ALL]],
         "errors": _errors(found, groups),

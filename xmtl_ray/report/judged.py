@@ -12,10 +12,11 @@ from xmtl_ray.evaluation.prf import Prf
 from xmtl_ray.evaluation.significance import intervals
 from xmtl_ray.events.predictions import Predictions
 from xmtl_ray.events.records import Document
-from xmtl_ray.report.by_type import scores_by_role, scores_by_type
+from xmtl_ray.report.by_type import by_role, by_type
 from xmtl_ray.report.calibration import Reliability, of_predictions
 from xmtl_ray.report.confusion_heat import Heat, heat
 from xmtl_ray.report.gallery import Card, cards
+from xmtl_ray.report.measured import Measured, measured
 from xmtl_ray.report.pictures import short_type
 from xmtl_ray.report.run_folder import Counts
 
@@ -29,8 +30,10 @@ class Judged:
 
     intervals: dict[str, dict[str, Interval]]
     """Protocol → metric → 95 % bootstrap interval of F1 over documents, percent; none of other documents' scores."""
-    types: list[tuple[str, Prf, Prf]]
-    roles: list[tuple[str, Prf, Prf]]
+    types: list[Measured]
+    """Text events and visual events."""
+    roles: list[Measured]
+    """Text arguments and visual arguments."""
     heats: list[tuple[str, Heat]]
     """Event types taken for each other, in texts and in images."""
     reliability: list[Reliability]
@@ -67,8 +70,8 @@ def judge(
     ]
     return Judged(
         ends,
-        scores_by_type(documents, predictions),
-        scores_by_role(documents, predictions),
+        [measured(*one) for one in by_type(documents, predictions)],
+        [measured(*one) for one in by_role(documents, predictions)],
         [(title, drawn) for title, counted in tables if (drawn := heat(_short(counted))) is not None],
         [] if sure is None else of_predictions(documents, sure),
         cards(documents, predictions),

@@ -6,18 +6,21 @@ It says nothing that the page beside it does not show.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from xmtl_ray.evaluation.prf import Prf
+from xmtl_ray.evaluation.published import OVERALL
 from xmtl_ray.evaluation.summary import metric_label
 from xmtl_ray.report.calibration import Reliability
 from xmtl_ray.report.judged import Judged
 from xmtl_ray.report.lineage import Source
+from xmtl_ray.report.measured import Cell, Measured
 from xmtl_ray.report.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from xmtl_ray.evaluation.generative import Report
+    from xmtl_ray.report.answer_scores import Scores as AnswerScores
+    from xmtl_ray.report.answer_scores import Side
     from xmtl_ray.report.page import ScoreRow
 
 NAME = "MODEL_CARD.md"
@@ -50,8 +53,9 @@ def of_run(
     ]  # fmt: skip
     lines += _scores(run, scores, judged, documents)
     if judged is not None:
-        lines += _measured("Event types", ("text events", "visual events"), judged.types)
-        lines += _measured("Roles", ("text arguments", "visual arguments"), judged.roles)
+        under = "F1 under strict"
+        lines += _measured("Event types", ("text events", "visual events"), judged.types, under)
+        lines += _measured("Roles", ("text arguments", "visual arguments"), judged.roles, under)
     sure = [
         ("teachers, on pseudo-labelled pairs", labels),
         ("this model, on test documents", judged.reliability if judged else ()),
@@ -81,9 +85,10 @@ def of_finetuning(
     status: str | None,
     facts: Sequence[tuple[str, str]],
     found: Report | None,
+    scores: AnswerScores | None,
     sources: Sequence[Source],
 ) -> str:
-    """The card of a fine-tuned language model; ``found`` is the report on its answers to the test conversations."""
+    """The card of a fine-tuned language model; ``found`` and ``scores`` are of its answers to test conversations."""
     lines = [
         *_head(title, status),
         "A language model that reads a text, an image or a video and writes the events in it as JSON.",
@@ -94,41 +99,46 @@ def of_finetuning(
         "material does not tell; not meant for decisions about people.", "",
         "## Scores", "",
     ]  # fmt: skip
-    if found is None:
+    if found is None or scores is None:
         lines += ["No test conversations have been answered.", ""]
     else:
-        from xmtl_ray.evaluation.generative import ALL
-
-        rates = found["rates"]
         rows = []
-        for name in (ALL, *found["languages"]):
-            told = [_accuracy(sides[name]) for sides in (found["trigger"], found["argument"])]
-            rows.append(
-                [
-                    name,
-                    f"{rates[name]['samples']:,}",
-                    *told,
-                    f"{rates[name]['ok']:.1f}",
-                    f"{rates[name]['malformed']:.1f}",
-                ]
+        for line in scores.lines:
+            rates = found["rates"].get(line.name)
+            formed = (
+                ("–", "–", "–")
+                if rates is None
+                else (f"{rates['samples']:,}", f"{rates['ok']:.1f}", f"{rates['malformed']:.1f}")
             )
-        heads = ["language", "samples", "Tr", "Arg", "valid JSON, %", "malformed, %"]
-        lines += [*table(heads, rows), "", "Tr and Arg: accuracies of Eq. 9 and 10, percent, means over samples.", ""]
+            name = "mean of languages" if line.name == OVERALL else line.name
+            rows.append([name, *(told for side in line.sides for told in _side(side)), *formed])
+        heads = ["group", "Tr", "trigger F1", "Arg", "argument F1", "samples", "valid JSON, %", "malformed, %"]
+        lines += [*table(heads, rows), ""]
+        lines += [
+            "Tr and Arg: accuracies of Eq. 9 and 10, means over samples; F1: pooled; percent, with 95 % bootstrap"
+        ]
+        lines += ["intervals over samples.", ""]
+        lines += _measured("Event types", ("triggers", "arguments"), scores.types, "F1")
+        lines += _measured("Roles", ("arguments",), scores.roles, "F1")
         if found["categories"]:
             kinds = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in found["categories"].items())
             lines += [f"Samples that show an error: {kinds}.", ""]
     lines += [
         "## Limits",
         "",
-        "- Accuracies count what is missing, not what is too much: see the pooled F1 on the page.",
+        "- Accuracies count what is missing, not what is too much: see F1.",
         "",
     ]
     return "\n".join([*lines, *_origin(sources)])
 
 
-def _accuracy(group: Mapping[str, float | None] | float | None) -> str:
-    value = group["accuracy_mean_of_samples"] if isinstance(group, Mapping) else group
-    return "–" if value is None else f"{value:.2f}"
+def _side(side: Side) -> Iterator[str]:
+    """Accuracy and F1, each with its interval."""
+    for value, ends in (
+        (side.accuracy, side.accuracy_interval),
+        (None if side.counts is None else side.counts.f1, side.interval),
+    ):
+        yield "–" if value is None else f"{value:.1f}" + (f" ({ends[0]:.1f}–{ends[1]:.1f})" if ends else "")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -176,25 +186,25 @@ def _scores(run: RunFolder, rows: Sequence[ScoreRow], judged: Judged | None, doc
     return [*lines, *table(["", *protocols], body), ""]
 
 
-def _measured(title: str, heads: tuple[str, str], rows: Sequence[tuple[str, Prf, Prf]]) -> list[str]:
-    def told(counts: Prf) -> str:
-        known = counts.predicted or counts.gold
-        return f"{counts.f1:.1f} ({counts.correct}/{counts.predicted}/{counts.gold})" if known else "–"
+def _measured(title: str, heads: Sequence[str], rows: Sequence[Measured], what: str) -> list[str]:
+    def told(cell: Cell) -> str:
+        counts = cell.counts
+        ends = "" if cell.interval is None else f", {cell.interval[0]:.1f}–{cell.interval[1]:.1f}"
+        return f"{counts.f1:.1f} ({counts.correct}/{counts.predicted}/{counts.gold}{ends})" if cell.known else "–"
 
     if not rows:
         return []
-    body = [[name, told(text), told(image)] for name, text, image in rows]
-    return [f"### {title}", "", *table(["", *heads], body), "", "F1 under strict (correct/predicted/gold).", ""]
+    body = [[row.name, *map(told, row.cells)] for row in rows]
+    return [f"### {title}", "", *table(["", *heads], body), "", f"{what} (correct/predicted/gold, 95 %).", ""]
 
 
 def _limits(run: RunFolder, judged: Judged | None) -> list[str]:
     found = ["Selected on dev scores; the test documents were not looked at while training."]
     if judged is not None:
         for what, rows in (("event types", judged.types), ("roles", judged.roles)):
-            pooled = [(name, text + image) for name, text, image in rows if (text + image).gold]
-            weakest = sorted(pooled, key=lambda item: item[1].f1)[:_WEAKEST]
+            weakest = sorted((row for row in rows if row.whole.gold), key=lambda row: row.whole.f1)[:_WEAKEST]
             if weakest:
-                told = ", ".join(f"{name} ({counts.f1:.1f})" for name, counts in weakest)
+                told = ", ".join(f"{row.name} ({row.whole.f1:.1f})" for row in weakest)
                 found.append(f"Weakest {what} by F1 over both sides: {told}.")
         if judged.other_documents:
             found.append("Scores by type were counted on other documents than the scores above.")
