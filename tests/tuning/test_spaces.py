@@ -185,6 +185,19 @@ def test_room_is_counted_node_by_node():
     assert room.concurrency([{"CPU": 0.3}], Need(1, 0.1, 0)) == 3
 
 
+def test_a_cluster_that_grows_takes_the_user_s_word(caplog):
+    """With room for one trial, or for none yet, as many as stated are begun, and the user is told; this machine, which
+    does not grow, is counted. Less than there is room for is what it always was."""
+    one = Need(2, 2.0, 0)
+    for nodes, room_now in (([{"CPU": 4.0}], 1), ([{"CPU": 0.0}], 0)):
+        assert room.concurrency(nodes, one, most=8, may_grow=True) == 8
+        assert f"8 as stated; the cluster has room for {room_now} now" in caplog.text
+    assert room.concurrency([{"CPU": 4.0}], one, most=8) == 1
+    assert room.concurrency([{"CPU": 16.0}], one, most=2, may_grow=True) == 2
+    with pytest.raises(SpaceError, match="of one that grows, state"):
+        room.concurrency([{"CPU": 0.0}], one, may_grow=True)
+
+
 def test_a_trial_that_fits_no_cluster_is_refused():
     with pytest.raises(SpaceError, match="places for 2 of its 4 workers with 2 CPU and 1 GPU each"):
         room.concurrency([{"CPU": 16.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}], Need(4, 2.0, 1.0))

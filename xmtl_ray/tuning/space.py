@@ -78,7 +78,8 @@ class Space(Section):
     pbt: Pbt = Pbt()
     """Only with search: pbt."""
     concurrency: Positive | None = None
-    """Trials side by side at most; none: as many as the cluster has room for."""
+    """Trials side by side at most; none: as many as the cluster has room for now. On a cluster that is joined, and may
+    grow, so many are begun even where there is no room for them yet."""
     fixed: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     """Settings on top of the recipe, the same for all trials."""
     space: Annotated[dict[str, Domain], Field(min_length=1)]
