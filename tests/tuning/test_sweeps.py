@@ -6,9 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
+
+from xmtl_ray.cli.main import app
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -25,11 +29,13 @@ TEXT_ONLY = {
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two CPUs for all sweeps of this module that run in its process."""
+    """Two CPUs for all sweeps of this module, those of drivers that are killed too; gives its address."""
+    import ray
+
     from xmtl_ray.cluster.connection import cluster
 
     with cluster(2, dashboard=True, quiet=True):
-        yield
+        yield ray.get_runtime_context().gcs_address
 
 
 def made(folder, world, **parts):
@@ -44,25 +50,61 @@ def made(folder, world, **parts):
     return path
 
 
-def swept(path, then=lambda kind, trial: None):
-    """The sweep run here: (its plan, its trials, events); ``then`` is called with each."""
+def swept(path, resume=False):
+    """The sweep run here: its plan, its trials, events."""
     from xmtl_ray.tuning import plan, space, sweep
 
     events = []
 
     def happened(kind, trial, why):
         events.append((kind, trial.id, why))
-        then(kind, trial)
 
     what = plan.prepare(space.load(str(path)))
-    return what, sweep.sweep(what, sweep.Watcher(trial=happened)), events
+    return what, sweep.sweep(what, sweep.Watcher(trial=happened), resume), events
+
+
+def killed(path, address, when):
+    """`xmtl sweep` in a process of its own, on the cluster of this module, ended by SIGKILL when ``when()`` holds.
+
+    Returns what it had printed, once the cluster has noticed.
+    """
+    with (path.parent / "output").open("w") as output:
+        command = [sys.executable, "-m", "xmtl_ray", "sweep", str(path)]
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "RAY_ADDRESS": address}
+        )
+    try:
+        end = time.monotonic() + 500
+        while not when():
+            assert process.poll() is None and time.monotonic() < end, Path(output.name).read_text()
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    freed()
+    return Path(output.name).read_text()
+
+
+def freed():
+    """Waits until nothing holds a CPU of the cluster any more."""
+    import ray
+
+    end = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < end, "a trial that is over still holds its CPUs"
+        time.sleep(0.2)
 
 
 def read(folder):
     return json.loads((folder / "runs/tried/sweep.json").read_text())
 
 
-def test_a_driver_that_is_killed_loses_no_trial(world, tmp_path):
+def times(folder):
+    """When the files of a trial were written that would be written anew if it ran again."""
+    return {name: os.stat(folder / name).st_mtime_ns for name in ("reports.jsonl", "summary.json", "config.yaml")}
+
+
+def test_a_driver_that_is_killed_loses_no_trial(world, tmp_path, cluster):
     """SIGKILL when one trial had finished and another was at work; --resume by the same command: the finished one is
     as it was, the other goes on from its checkpoint, and the third follows; MLflow has all under one run."""
     from mlflow import MlflowClient
@@ -72,30 +114,23 @@ def test_a_driver_that_is_killed_loses_no_trial(world, tmp_path):
     rates = {"train.learning_rate.text": {"choice": [1e-3, 2e-3, 4e-3]}}
     fixed = {"cluster.workers": 0}
     path = made(tmp_path, world, search="random", samples=3, concurrency=1, space=rates, fixed=fixed)
-    command = [sys.executable, "-m", "xmtl_ray", "sweep", str(path)]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    file, end = tmp_path / "runs/tried/sweep.json", time.monotonic() + 500
-    second = tmp_path / "runs/tried/trials/tried-001"
-    while not list(second.glob("checkpoints/checkpoint_*")):
-        assert killed.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    before = json.loads(file.read_text())["trials"]
+    first, second = (tmp_path / f"runs/tried/trials/tried-00{number}" for number in range(2))
+    killed(path, cluster, lambda: list(second.glob("checkpoints/checkpoint_*")))
+    before = read(tmp_path)["trials"]
     assert [trial["state"] for trial in before] == ["finished", "running"]
-    first = tmp_path / "runs/tried/trials/tried-000"
-    written = {name: os.stat(first / name).st_mtime_ns for name in ("reports.jsonl", "summary.json", "config.yaml")}
+    written = times(first)
 
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 2 and "go on with --resume" in again.stderr
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    again = CliRunner().invoke(app, ["sweep", str(path)])
+    assert again.exit_code == 2 and "go on with --resume" in again.stderr
+    # More at a time are the same sweep.
+    done = CliRunner().invoke(app, ["sweep", str(path), "--resume", "--concurrency", "2"])
+    assert done.exit_code == 0, done.output
 
     found = read(tmp_path)
     assert [trial["state"] for trial in found["trials"]] == ["finished"] * 3
     assert [trial["parameters"] for trial in found["trials"][:2]] == [trial["parameters"] for trial in before]
     assert found["trials"][0] == before[0], "a finished trial is not touched"
-    assert written == {name: os.stat(first / name).st_mtime_ns for name in written}
+    assert written == times(first)
     assert [epoch for epoch, _ in found["trials"][1]["history"]] == [1, 2, 3, 4, 5, 6]
     steps = [json.loads(line) for line in (second / "tracking.jsonl").read_text().splitlines()]
     trained = [line["step"] for line in steps if "train/loss" in line.get("metrics", {})]
@@ -118,58 +153,68 @@ def test_a_driver_that_is_killed_loses_no_trial(world, tmp_path):
 
 
 def test_trials_with_workers_of_their_own(world, tmp_path, cluster):
-    """Each drives a Train worker. ASHA stops the poor ones, whose workers are free for those after them; one that
-    cannot train is told, and stops no other."""
-    import ray
-
-    rates = {"train.learning_rate.other": {"grid": [3e-3, 1e30, 1e-8, 1e-9]}}
+    """Each drives a Train worker. One that cannot train is told and stops no other; ASHA stops the poor one, whose
+    worker is free then."""
+    rates = {"train.learning_rate.other": {"grid": [3e-3, 1e30, 1e-9]}}
     path = made(
-        tmp_path, world, search="grid", space=rates, scheduler={"asha": {"grace": 1, "reduction": 2}},
+        tmp_path, world, search="grid", space=rates, scheduler={"asha": {"grace": 1, "reduction": 2}}, concurrency=2,
         fixed={"tracking.enabled": False, "train.clip_norm": 1e30, "train.epochs": 5},
     )  # fmt: skip
     what, trials, events = swept(path)
     assert not what.direct and what.need.workers == 1
-    states = {trial.parameters["train.learning_rate.other"]: trial.state for trial in trials}
-    assert states[3e-3] == "finished"
-    assert states[1e30] == "failed" and "at step" in next(why for kind, _, why in events if kind == "failed")
-    assert "stopped" in states.values()
+    assert [trial.state for trial in trials] == ["finished", "failed", "stopped"]
+    assert "at step" in next(why for kind, _, why in events if kind == "failed")
     found = read(tmp_path)
     assert found["best"] == "000" and found["budget"]["epochs_run"] < found["budget"]["epochs_full"]
     assert found["budget"]["saved_worker_hours"] > 0
     for trial in trials:
         assert (trial.folder / "outcome.json").exists()
         assert (trial.folder / "model").exists() == (trial.state == "finished")
-    end = time.monotonic() + 60
-    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
-        assert time.monotonic() < end, "a stopped trial still holds its CPUs"
-        time.sleep(0.5)
+    freed()
 
 
-def test_a_population_changes_while_it_trains(world, tmp_path, cluster):
+def test_a_population_changes_while_it_trains_and_survives_its_driver(world, tmp_path, cluster):
     """Of two members the worse goes on with the other's weights at other rates, between the ends; a member whose
-    process is killed is begun again."""
+    process is killed is begun again. SIGKILL of the driver when one member was at its end: --resume leaves that one
+    as it is; the other goes on at its last settings, from its last checkpoint."""
     path = made(
         tmp_path, world, search="pbt", samples=2, pbt={"interval": 1, "quantile": 0.5, "resample": 1.0},
         space={"train.learning_rate.text": {"loguniform": [1e-5, 1e-2]}},
         fixed={"cluster.workers": 0, "tracking.enabled": False},
     )  # fmt: skip
-    killed = []
-
-    def kill_once(kind, trial):
-        if kind == "reported" and not killed:
-            processes = psutil.Process().children(recursive=True)
-            killed.extend([one for one in processes if "ImplicitFunc" in " ".join(one.cmdline())][:1])
-            killed[0].kill()
-
-    what, trials, events = swept(path, kill_once)
-    assert "again" in {kind for kind, _, _ in events}
-    assert what.direct and [trial.state for trial in trials] == ["finished"] * 2
-    assert max(trial.epochs for trial in trials) == 6  # one may have gone on from the other's last checkpoint
-    begun = [identity for kind, identity, _ in events if kind == "begun"]
-    assert len(begun) > 2, "none was replaced"
-    for trial in trials:
-        assert 1e-5 <= trial.parameters["train.learning_rate.text"] <= 1e-2
+    from xmtl_ray.tuning.ledger import read_outcome, read_reports
     from xmtl_ray.tuning.proposals import propose
 
-    drawn = [propose("random", what.space.drawn, 0, number, [], "max") for number in range(2)]
-    assert [trial.drawn for trial in trials] != drawn
+    folders = [tmp_path / f"runs/tried/trials/tried-00{number}" for number in range(2)]
+    begun_with, members = [], []
+
+    def one_is_over():
+        if not members and any(map(read_reports, folders)):
+            begun_with.extend(trial["drawn"] for trial in read(tmp_path)["trials"])
+            processes = psutil.Process().children(recursive=True)
+            members.extend(one for one in processes if "ImplicitFunc" in " ".join(one.cmdline()))
+            members[0].kill()
+        return any(map(read_outcome, folders))
+
+    output = killed(path, cluster, one_is_over)
+    assert "died and begins again" in output
+    before = read(tmp_path)["trials"]
+    over = [read_outcome(folder) is not None for folder in folders].index(True)
+    left = 1 - over
+    assert read_outcome(folders[left]) is None, "both were at their end: nothing is left to resume"
+    drawn = [trial["drawn"] for trial in before]
+    assert drawn != begun_with, "none was replaced"
+    known, written = read_reports(folders[left]), times(folders[over])
+
+    what, trials, events = swept(path, resume=True)
+    assert what.direct and [trial.state for trial in trials] == ["finished"] * 2
+    assert {identity for _, identity, _ in events} == {trials[left].id}
+    assert times(folders[over]) == written and [trial.drawn for trial in trials] == drawn
+    after = read_reports(folders[left])
+    assert after[: len(known)] == known and len(after) > len(known)
+    epochs = [json.loads(line)["epoch"] for line in (folders[left] / "reports.jsonl").read_text().splitlines()]
+    assert epochs.count(1) == 1, "it began anew"
+    for trial in trials:
+        assert trial.epochs == 6 and 1e-5 <= trial.parameters["train.learning_rate.text"] <= 1e-2
+    first = [propose("random", what.space.drawn, 0, number, [], "max") for number in range(2)]
+    assert begun_with == first
