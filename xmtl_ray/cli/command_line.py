@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OUTPUTS = {"out", "html", "markdown", "samples", "voa"}
 """Parameters of verbs that name what is written."""
 FOLDERS = {"model.path", "model.text_encoder", "model.image_encoder"}
-"""Settings that name a folder, or a model of a hub."""
+"""Settings that name a folder, or a model of a hub: what is no folder here is taken for one."""
 NOT_YET = {"data.root", "data.features"}
 """Settings of folders that a verb may make."""
 RECIPES = {"train", "run", "finetune", "pseudo-label", "reproduce"}
@@ -130,7 +130,7 @@ def _settings(context: Any) -> Iterator[tuple[str, str, bool]]:
                 written = path == "storage_path"
                 if not written or context.info_name in STORED:
                     yield path, os.path.relpath(value, folder), written
-            elif path in FOLDERS and not os.path.isabs(value):
+            elif path in FOLDERS and not os.path.isabs(value) and os.path.isdir(value):
                 yield path, value, False
 
 

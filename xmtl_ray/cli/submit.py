@@ -174,14 +174,14 @@ def _order(
 
 def _check_inputs(command: Command, sent: Upload) -> None:
     """Raises UploadError for a relative path that the job would not find."""
-    from xmtl_ray.cli.command_line import FOLDERS, NOT_YET
+    from xmtl_ray.cli.command_line import NOT_YET
     from xmtl_ray.cluster.upload import IGNORE_FILE, UploadError
 
     for name, path in command.inputs.items():
         if sent.holds(path):
             continue
         exists = os.path.exists(path)
-        if not exists and name in FOLDERS | NOT_YET:
+        if not exists and name in NOT_YET:
             continue
         why = f"stays here ({IGNORE_FILE}, .gitignore)" if exists else "does not exist here"
         raise UploadError(

@@ -72,10 +72,10 @@ def listing(folder: Path) -> Upload:
 
 
 def limit() -> int:
-    """Bytes that a package must stay below."""
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+    """Bytes that a package must stay below: what Ray's dashboard takes in one request, be its store's limit higher."""
+    from ray._private import ray_constants
 
-    return int(GCS_STORAGE_MAX_SIZE)
+    return int(ray_constants.DASHBOARD_CLIENT_MAX_SIZE)
 
 
 def check(upload: Upload, most: int) -> None:
