@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from pyarrow import fs
 
+from xmtl_ray.training.checkpoints import CheckpointStore
 from xmtl_ray.training.worker import RayContext
 
 
@@ -15,7 +17,7 @@ class Folder(RayContext):
     """A worker of Ray whose one checkpoint lies in a folder that all workers see."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
+        super().__init__(CheckpointStore(fs.LocalFileSystem(), str(folder), "", 1))  # not used
         self.folder = folder
 
     def report(self, metrics, checkpoint):

@@ -1,20 +1,25 @@
 """What the training loop knows of the machinery around it: a rank, a device, and where checkpoints go.
 
-``Local`` runs in this process and keeps checkpoints in a folder; Ray's implementation is in ``worker``.
+``Local`` runs in this process; Ray's implementation is in ``worker``. Both keep checkpoints in a ``CheckpointStore``:
+rank 0 decides for all, and what fails on one rank is raised on every one, so that none waits for another.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
+from pyarrow import fs
 from torch import Tensor
+
+from xmtl_ray.training.checkpoints import CheckpointStore
+from xmtl_ray.training.retries import CheckpointError
+
+T = TypeVar("T")
 
 
 class WorkerContext(Protocol):
@@ -25,13 +30,13 @@ class WorkerContext(Protocol):
     device: torch.device
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
-        """Commit ``checkpoint``, a folder that may be moved away. Every rank calls it equally often."""
+        """Commit the files below ``checkpoint``, with ``metrics``, which hold ``step``; every rank calls it."""
 
     def restore(self) -> AbstractContextManager[Path] | None:
-        """The newest checkpoint of this run, or None at its start."""
+        """The newest checkpoint of this run, or None at its start. Every rank calls it."""
 
     def best(self, metric: str) -> AbstractContextManager[Path]:
-        """The checkpoint whose reported ``metric`` was highest."""
+        """The checkpoint whose reported ``metric`` was highest. Every rank calls it."""
 
 
 def sum_over_ranks(values: Tensor, context: WorkerContext) -> Tensor:
@@ -42,44 +47,70 @@ def sum_over_ranks(values: Tensor, context: WorkerContext) -> Tensor:
     return values
 
 
-class Local:
-    """One process, checkpoints in ``folder``: the best ``keep`` by ``score`` and the last."""
+class Committing:
+    """What contexts share: checkpoints in ``store``, committed by all ranks together.
 
-    rank = 0
-    world_size = 1
+    Every method raises CheckpointError on all ranks at once.
+    """
 
-    def __init__(self, folder: Path, score: str, keep: int, device: torch.device | None = None) -> None:
-        self.folder, self.score, self.keep = folder, score, keep
-        self.device = device or torch.device("cpu")
+    def __init__(self, store: CheckpointStore, rank: int, world_size: int, device: torch.device) -> None:
+        self.store, self.rank, self.world_size, self.device = store, rank, world_size, device
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
-        """Commit by renaming a finished copy, then drop what is neither last nor among the best."""
-        taken = self._checkpoints()
-        number = int(taken[-1].name.rpartition("_")[2]) + 1 if taken else 0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".partial_{number:06d}"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(checkpoint, partial)
-        (partial / "metrics.json").write_text(json.dumps(dict(metrics)), encoding="utf-8")
-        partial.rename(self.folder / f"checkpoint_{number:06d}")
-        *earlier, last = self._checkpoints()
-        ranked = sorted([*earlier, last], key=lambda path: _metric(path, self.score), reverse=True)
-        for path in ranked[self.keep :]:
-            if path != last:
-                shutil.rmtree(path)
+        """See :class:`WorkerContext`; what was written of a checkpoint that fails is removed."""
+        step = int(metrics["step"])
+        place = self._decided(lambda: self.store.start(step))
+        try:
+            parts = self._everywhere(lambda: self.store.write(place, checkpoint))
+            self._decided(lambda: self.store.commit(place, step, metrics, self.world_size, parts))
+        except CheckpointError:
+            if self.rank == 0:
+                self.store.discard(place)
+            raise
 
     def restore(self) -> AbstractContextManager[Path] | None:
-        """The newest committed checkpoint."""
-        taken = self._checkpoints()
-        return nullcontext(taken[-1]) if taken else None
+        """See :class:`WorkerContext`; a checkpoint that is damaged is passed over. Counts as a start of the run."""
+
+        def newest() -> str | None:
+            self.store.begin()
+            return self.store.newest()
+
+        name = self._decided(newest)
+        return None if name is None else self._opened(name)
 
     def best(self, metric: str) -> AbstractContextManager[Path]:
-        """The committed checkpoint with the highest metric."""
-        return nullcontext(max(self._checkpoints(), key=lambda path: _metric(path, metric)))
+        """See :class:`WorkerContext`."""
+        return self._opened(self._decided(lambda: self.store.best(metric)))
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint_*"))
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Path]:
+        with ExitStack() as stack:
+            yield self._everywhere(lambda: stack.enter_context(self.store.opened(name)))[self.rank]
+
+    def _decided(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives on rank 0, on every rank."""
+        return self._everywhere(lambda: work() if self.rank == 0 else None)[0]  # type: ignore[return-value]
+
+    def _everywhere(self, work: Callable[[], T]) -> list[T]:
+        """What ``work`` gives on each rank, on every rank."""
+        mine: tuple[T | None, CheckpointError | None]
+        try:
+            mine = work(), None
+        except CheckpointError as error:
+            mine = None, error
+        found: list[Any] = [mine]
+        if self.world_size > 1:
+            found = [None] * self.world_size
+            dist.all_gather_object(found, mine)
+        for _, error in found:
+            if error is not None:
+                raise error
+        return [value for value, _ in found]
 
 
-def _metric(checkpoint: Path, name: str) -> float:
-    return float(json.loads((checkpoint / "metrics.json").read_text(encoding="utf-8"))[name])
+class Local(Committing):
+    """One process, checkpoints in ``folder``: the best ``keep`` by ``score`` and the last."""
+
+    def __init__(self, folder: Path, score: str, keep: int, device: torch.device | None = None) -> None:
+        store = CheckpointStore(fs.LocalFileSystem(), str(folder.absolute()), score, keep)
+        super().__init__(store, 0, 1, device or torch.device("cpu"))

@@ -15,7 +15,7 @@ from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
 from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.data_check import check_data
-from xmtl_ray.training.storage import saved_config
+from xmtl_ray.training.storage import forget_index, saved_config
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -63,13 +63,13 @@ def fit(config: Config | FinetuneConfig, callbacks: Sequence[UserCallback] = ())
         config: of the run, whose data has been checked.
         callbacks: told each report, in the process that controls the workers.
     """
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from xmtl_ray.training.worker import train_worker
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    workers, spec = config.cluster.workers, config.train
+    workers = config.cluster.workers
     resources = {"CPU": config.cluster.cpus_per_worker} | ({"GPU": 1} if config.cluster.gpu else {})
     trainer = TorchTrainer(
         train_worker,
@@ -82,13 +82,12 @@ def fit(config: Config | FinetuneConfig, callbacks: Sequence[UserCallback] = ())
             name=config.name,
             storage_path=config.storage_path,
             failure_config=FailureConfig(max_failures=config.cluster.max_failures, controller_failure_limit=3),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=spec.keep_checkpoints, checkpoint_score_attribute=spec.select
-            ),
             logging_config=LoggingConfig(log_level="WARNING"),
             callbacks=list(callbacks),
         ),
     )
+    if workers:
+        forget_index(config.storage_path, config.name)
     try:
         summary = dict(trainer.fit().return_value)
     except TrainingFailedError as error:

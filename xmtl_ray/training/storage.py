@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyarrow import fs
@@ -14,6 +14,8 @@ from xmtl_ray.tracking.journal import JOURNAL
 from xmtl_ray.tracking.run import STATE
 
 CONFIG = "config.yaml"
+INDEX = "checkpoint_manager_snapshot.json"
+"""Ray Train's."""
 
 
 @contextmanager
@@ -53,6 +55,17 @@ def saved_config(storage_path: str, name: str) -> str | None:
     filesystem, root = reach(storage_path)
     content = _read(filesystem, f"{root}/{name}/{CONFIG}")
     return None if content is None else content.decode()
+
+
+def forget_index(storage_path: str, name: str) -> None:
+    """Remove Ray's own index of a run's checkpoints, should there be one.
+
+    Ours are found by their manifests. A run that Ray kept an index of cannot start where that is damaged, and what it
+    names would be believed and, once too many, deleted, wherever it lies.
+    """
+    filesystem, root = reach(storage_path)
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(f"{root}/{name}/{INDEX}")
 
 
 def _read(filesystem: fs.FileSystem, path: str) -> bytes | None:

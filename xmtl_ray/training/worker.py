@@ -12,7 +12,6 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,15 +21,17 @@ import torch
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
-from xmtl_ray.cluster.reach import is_local
+from xmtl_ray.cluster.reach import is_local, reach
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import dump, flatten, kind_of
 from xmtl_ray.config.schema import Config
 from xmtl_ray.tracking.run import Run, environment_tags, installed_packages
 from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training import finetune, xmtl
-from xmtl_ray.training.context import Local, WorkerContext
+from xmtl_ray.training.checkpoints import FOLDER, CheckpointStore
+from xmtl_ray.training.context import Committing, Local, WorkerContext
 from xmtl_ray.training.loop import NonFiniteLoss, train
+from xmtl_ray.training.retries import CheckpointError
 from xmtl_ray.training.storage import CONFIG, run_folder
 
 log = logging.getLogger(__name__)
@@ -39,47 +40,24 @@ T = TypeVar("T")
 
 AnyConfig = Config | FinetuneConfig
 
-LOCAL_CHECKPOINTS = "checkpoints"
-
 
 class Unusable(ValueError):
     """Data or a model that a rank could not make sense of."""
 
 
-class RayContext:
-    """A worker of Ray Train; its storage keeps the checkpoints."""
+class RayContext(Committing):
+    """A worker of Ray Train, which is told numbers only: its own index of checkpoints would be believed unseen."""
 
-    def __init__(self, publish: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, store: CheckpointStore, publish: Callable[[], None] = lambda: None) -> None:
         self.publish = publish
         context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
+        super().__init__(store, context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
-        """A barrier: the files of all ranks become one checkpoint, with rank 0's metrics."""
-        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)))
+        """The files of all ranks become one checkpoint, with rank 0's metrics, before Ray hears of it."""
+        super().report(metrics, checkpoint)
+        ray.train.report(dict(metrics))
         self.publish()
-
-    def restore(self) -> AbstractContextManager[Path] | None:
-        """The newest checkpoint that Ray has committed for this run name."""
-        checkpoint = ray.train.get_checkpoint()
-        return None if checkpoint is None else _AsPath(checkpoint)
-
-    def best(self, metric: str) -> AbstractContextManager[Path]:
-        """The best checkpoint that Ray still keeps."""
-        reported = ray.train.get_all_reported_checkpoints()
-        return _AsPath(max(reported, key=lambda item: item.metrics[metric]).checkpoint)
-
-
-class _AsPath(AbstractContextManager[Path]):
-    def __init__(self, checkpoint: ray.train.Checkpoint) -> None:
-        self._folder = checkpoint.as_directory()
-
-    def __enter__(self) -> Path:
-        return Path(self._folder.__enter__())
-
-    def __exit__(self, *error: object) -> None:
-        self._folder.__exit__(*error)  # type: ignore[arg-type]
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +78,7 @@ def train_in(context: WorkerContext, config: AnyConfig, folder: Path) -> dict[st
     tracked = _track(config, folder) if context.rank == 0 else None
     try:
         summary = _run(context, config, folder, tracked)
-    except (Unusable, NonFiniteLoss) as error:
+    except (Unusable, NonFiniteLoss, CheckpointError) as error:
         # Every rank is here. Raised further, Ray would start the workers again for the same end.
         _close(tracked, "FAILED")
         return {"failed": str(error)}
@@ -166,10 +144,12 @@ def _agree(context: WorkerContext, build: Callable[[], T]) -> T:
 
 
 def _context(config: AnyConfig, folder: Path, publish: Callable[[], None]) -> WorkerContext:
+    score, keep = config.train.select, config.train.keep_checkpoints
     if config.cluster.workers:
-        return RayContext(publish)
+        filesystem, root = reach(config.storage_path)
+        return RayContext(CheckpointStore(filesystem, f"{root}/{config.name}/{FOLDER}", score, keep), publish)
     device = torch.device("cuda") if config.cluster.gpu else torch.device("cpu")
-    return Local(folder / LOCAL_CHECKPOINTS, config.train.select, config.train.keep_checkpoints, device)
+    return Local(folder / FOLDER, score, keep, device)
 
 
 def _configure(context: WorkerContext, config: AnyConfig) -> None:
