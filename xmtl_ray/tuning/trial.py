@@ -105,8 +105,9 @@ def _train_here(config: configs.AnyConfig, folder: Path, metric: str, population
     import torch
     from ray import tune
 
+    from xmtl_ray.training.checkpoints import FOLDER
     from xmtl_ray.training.context import Local
-    from xmtl_ray.training.worker import LOCAL_CHECKPOINTS, train_in
+    from xmtl_ray.training.worker import train_in
 
     class Context(Local):
         """Checkpoints in the trial's folder; Tune has a copy only where it may give it to another trial."""
@@ -126,7 +127,7 @@ def _train_here(config: configs.AnyConfig, folder: Path, metric: str, population
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(config.cluster.cpus_per_worker))))
     device = torch.device("cuda") if config.cluster.gpu else torch.device("cpu")
-    context = Context(folder / LOCAL_CHECKPOINTS, config.train.select, config.train.keep_checkpoints, device)
+    context = Context(folder / FOLDER, config.train.select, config.train.keep_checkpoints, device)
     folder.mkdir(parents=True, exist_ok=True)
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     failed = train_in(context, config, folder).get("failed")
