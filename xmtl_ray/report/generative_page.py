@@ -15,6 +15,7 @@ from xmtl_ray.evaluation.generative import ALL, Rates, Report, Scored, shortened
 from xmtl_ray.evaluation.published import OVERALL, SETTINGS, Pair, beside, data_note
 from xmtl_ray.events.records import GenerativeEvent
 from xmtl_ray.report import answer_scores
+from xmtl_ray.report.answer_marks import Piece, pieces
 from xmtl_ray.report.confusion_heat import Cell, heat
 from xmtl_ray.report.pictures import Framed, framed
 from xmtl_ray.report.templates import render
@@ -34,7 +35,8 @@ class Example:
     """Its language and modality."""
     told: str
     """What the error is: found and expected, as far as there are both."""
-    source: str
+    source: tuple[Piece, ...]
+    """What it was asked about, with the triggers and arguments of gold and answer."""
     gold: tuple[str, ...]
     answer: str | None
     frame: Framed | None = None
@@ -211,7 +213,7 @@ def _example(item: Scored, kind: Kind, image: Path | None) -> Example:
         sample.id,
         ", ".join(part for part in (LANGUAGES.get(sample.language, sample.language), sample.modality) if part),
         f"{finding.detail}: {told}" if finding.detail else told,
-        shortened(sample.source, _SOURCE),
+        pieces(shortened(sample.source, _SOURCE), sample.events, item.events, sample.language),
         tuple(map(told_event, sample.events)),
         None if item.output is None else shortened(item.output, _ANSWER),
         None if image is None else framed(image, (), {}),
