@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -16,6 +17,19 @@ class Section(BaseModel):
     """A frozen part of the tree that takes no field it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_uri_for_a_folder(cls, value: object, info: ValidationInfo) -> object:
+        # Taken as a path, s3://bucket/data would silently be the folder "s3:" here.
+        if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+            kind = cls.model_fields[info.field_name or ""].annotation
+            if Path in {kind, *get_args(kind)}:
+                raise ValueError(
+                    f"found {value!r}, expected a folder or file that every worker sees by the same path: only "
+                    "storage_path may be a URI; bring the data there first (`aws s3 sync`, `gsutil rsync`, or a mount)"
+                )
+        return value
 
 
 class Optimisation(Section):
