@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 URL, ADDRESS = "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"
 STOPPED = 143
 """Exit status for a job that was stopped: that of a process ended by SIGTERM."""
-STOP_WAIT_S = 30
-"""From SIGTERM to SIGKILL when a job is stopped; Ray's own 3 s are short for what closes files."""
+STOP_WAIT_S = 150
+"""From SIGTERM to SIGKILL when a job is stopped: more than a run has for its last checkpoint; Ray's own is 3 s."""
 TIMEOUT_S = 20.0
-START_S = 120.0
+START_S = 300.0
 """For a cluster that is up and takes no jobs yet."""
 LOST_S = 600.0
 """Without an answer of the cluster, until following ends."""
