@@ -1,6 +1,11 @@
 """Latency by turns: what a busy minute does to it, on a clock that a person can follow."""
 
+import pytest
+import torch
+
+from xmtl_ray.registry.evidence import _answered
 from xmtl_ray.registry.latency import by_turns, latency
+from xmtl_ray.serving.answerer import GpuMemoryError
 
 
 class Machine:
@@ -49,3 +54,15 @@ def test_the_spread_is_the_middle_half():
     assert (found.low_s, found.median_s, found.high_s, found.measured) == (2.0, 3.0, 4.0, 5)
     assert str(found) == "3 s (2–4)"
     assert latency([1.0]) is None and latency([]) is None
+
+
+def test_models_that_do_not_fit_a_gpu_at_once_are_told():
+    """Taking turns needs both in memory; the user may do without the rule."""
+
+    def load():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    loaders = {"7": lambda: str, "8": load}
+    with pytest.raises(GpuMemoryError, match=r"out of memory: expected memory for versions 7 and 8 at once, .* a gate"):
+        list(_answered(loaders, 3, gpu=True, turns=True))
+    assert next(_answered(loaders, 3, gpu=True, turns=False))[1].answers == ["0", "1", "2"]
