@@ -60,8 +60,9 @@ class Batches:
             self.steps = sum(self.turns.values())
             short = {name: size for name, size in self.sizes.items() if size < parts}
         else:
-            wanted = {name: size * rates[name] for name, size in self.sizes.items()}
+            wanted: dict[Term, float] = {name: size * rates[name] for name, size in self.sizes.items()}
             self.shares = quotas(wanted, batch, parts)  # type: ignore[assignment]
+            self.proportional = quotas(wanted, batch)
             self.steps = steps_per_epoch({name: self.sizes[name] for name in spec.tasks}, self.shares)
             short = {} if self.steps else {n: self.sizes[n] for n in spec.tasks if self.sizes[n] < self.shares[n]}
         if short:
@@ -103,6 +104,12 @@ class Batches:
         """Log what a step and an epoch consist of."""
         if self.config.multitask.summed:
             log.info("each step: %s; %d steps an epoch", _listed(self.shares), self.steps)
+            if self.shares != self.proportional:
+                log.warning(
+                    "train.global_batch: so that every micro-batch of %d workers has every task, %d examples are no "
+                    "longer in proportion to the data, which were %s; take a larger batch or fewer workers",
+                    *(self.world_size, self.config.train.global_batch, _listed(self.proportional)),
+                )
             seen = {name: self.steps * share for name, share in self.shares.items()}
         else:
             log.info("each step has one task; steps an epoch: %s", _listed(self.turns))
