@@ -84,7 +84,7 @@ def submit(
             _describe(order, sent)
             return
         client = submission.connect(url, insecure, True if ca is None else str(ca))
-        how_to = submission.how_to(url, order.id, not insecure)
+        how_to = submission.how_to(url, order.id)
         _say(f"{order.id}: sending {sent.package_bytes / upload.MIB:.1f} MiB to {url}")
         try:
             submission.submit(client, order)

@@ -51,8 +51,8 @@ def cluster(
         cpus: logical CPUs that a cluster started here has at least; those of another one are its own business.
         gpus: GPUs that are needed.
         address: of the cluster to join; None: RAY_ADDRESS, or one is started on this machine.
-        dashboard: start it with the cluster; Tune needs its State API to free what a stopped trial held, and so every
-            process is told where that is (with several clusters on a machine it would not be found).
+        dashboard: start it with the cluster; Tune needs its State API to free what a stopped trial held. Every process
+            is told where it is, also that of a cluster that is joined: with several on a machine it would not be found.
         quiet: what workers print is not shown here.
 
     Raises ClusterError where a cluster started here has too few GPUs.
@@ -77,11 +77,12 @@ def cluster(
             local: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, math.ceil(cpus))}
             local["include_dashboard"] = dashboard
             environment = {name: os.environ[name] for name in ENVIRONMENT}
-            if dashboard:
+            url = _dashboard_of(address) if address else None
+            if dashboard and not address:
                 port = _free_port()
                 local |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
-                url = _dashboard_of(address) if address else f"http://127.0.0.1:{port}"
-                environment |= {_STATE_API: url} if url else {}
+                url = f"http://127.0.0.1:{port}"
+            environment |= {_STATE_API: url} if url else {}
             given = job.variables()
             ray.init(
                 address=address,

@@ -271,8 +271,8 @@ def _end(found: Any) -> End:
     return End(status, 128 - code if code < 0 else code, "")
 
 
-def how_to(address: str, identity: str, guarded_by_token: bool) -> str:
+def how_to(address: str, identity: str) -> str:
     """How a job is followed and stopped from a shell, whatever that has in its environment."""
-    with_token = f"{tokens.MODE}=token " if guarded_by_token else ""
+    with_token = "" if tokens.source() is None else f"{tokens.MODE}=token "
     command = f"{URL}={address} {with_token}ray job"
     return f"follow it: {command} logs --follow {identity}\nstop it:   {command} stop {identity}"
