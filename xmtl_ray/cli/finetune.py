@@ -14,10 +14,13 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe of a generative model 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
 ]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Forget checkpoints, settings and numbers of an earlier start of this name")
+]
 
 
 @app.command(epilog="Example: **xmtl finetune videollama2 model.path=FOLDER data.root=CORPUS cluster.gpu=true**")
-def finetune(recipe: RecipeName, overrides: Overrides = None) -> None:
+def finetune(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Fine-tune VideoLLaMA2 (or another image-text model) by QLoRA, LoRA or whole, on Ray; then answer and score
     `data.test`.
 
@@ -31,7 +34,7 @@ def finetune(recipe: RecipeName, overrides: Overrides = None) -> None:
         from xmtl_ray.training.launch import launch
 
         config = load_as(FinetuneConfig, recipe, overrides or [])
-        summary = launch(config)
+        summary = launch(config, fresh)
         if summary["scores"]:
             print_answers(summary["scores"])
         else:

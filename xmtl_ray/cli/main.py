@@ -55,6 +55,7 @@ app.add_typer(submit.app)
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings on top of the recipe: path.to.field=value", show_default=False)
 ]
+Fresh = finetune.Fresh
 RecipeName = Annotated[str, typer.Argument(help="A recipe of the package (xmtl recipes) or a YAML file")]
 
 
@@ -120,7 +121,7 @@ def world(
 
 
 @app.command(epilog="Example: **xmtl train m2e2_text data.train=DIR data.test=DIR model.text_encoder=FOLDER**")
-def train(recipe: RecipeName, overrides: Overrides = None) -> None:
+def train(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Train on Ray; then extract from and score `data.test`, and write a report.
 
     The same `name` again continues a run that was stopped. Everything lies in `storage_path/name`.
@@ -128,7 +129,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     from xmtl_ray.config.load import load
 
     with user_errors():
-        _train(load(recipe, overrides or []))
+        _train(load(recipe, overrides or []), fresh)
 
 
 @app.command(epilog="Example: **xmtl demo --out demo**")
@@ -174,14 +175,14 @@ def main() -> None:
     app()
 
 
-def _train(settings: object) -> None:
+def _train(settings: object, fresh: bool = False) -> None:
     from xmtl_ray.cluster.reach import is_local, shown
     from xmtl_ray.config.schema import Config
     from xmtl_ray.tracking.server import tracking_uri
     from xmtl_ray.training.launch import launch
 
     assert isinstance(settings, Config)
-    summary = launch(settings)
+    summary = launch(settings, fresh)
     if summary["scores"]:
         print_scores(summary["scores"])
     else:

@@ -94,6 +94,25 @@ class Cluster(Section):
     """Ray cluster to join; none: RAY_ADDRESS or a new one on this machine."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
     """Worker failures survived by restarting from the last checkpoint; -1: any number."""
+    capacity_timeout_s: Rate = 600.0
+    """Seconds to wait for a cluster that has too few resources, at the start and after failures; then an error."""
+    worker_timeout_s: Rate = 300.0
+    """Seconds without an answer after which a worker counts as dead and all are started again."""
+    collective_timeout_s: Rate = 1800.0
+    """Seconds that workers wait for one of them, in an exchange or a checkpoint, before all are started again."""
+    stop_grace_s: Rate = 120.0
+    """Seconds that a run has for its step and a last checkpoint after SIGTERM or Ctrl-C."""
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _one_number(cls, value: object) -> object:
+        if isinstance(value, list | tuple) or (isinstance(value, str) and not value.strip().isdigit()):
+            raise ValueError(
+                f"found {value!r}, expected one number: workers that come and go by themselves are not offered, for "
+                "how a run ends would hang on when they did; stop it and give the same command with another number, "
+                "which goes on with the same batches"
+            )
+        return value
 
 
 class Tracking(Section):

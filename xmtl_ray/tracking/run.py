@@ -239,8 +239,8 @@ class Run:
                 return
 
 
-def settle(folder: Path) -> bool:
-    """End a run whose process is gone without a word: KILLED, at its last sign of life; whether it was so.
+def settle(folder: Path, status: str = "KILLED") -> bool:
+    """End a run whose process is gone without a word, as ``status``, at its last sign of life; whether it was so.
 
     A process that is killed cannot say so, and in MLflow its run would be RUNNING for ever. A run that goes on holds a
     lock, which ends with its process. The line is written to the journal; ``sync`` sends it. To be called on a machine
@@ -256,9 +256,9 @@ def settle(folder: Path) -> bool:
         if last != "RUNNING":
             return False
         journal = Journal(folder)
-        journal.status("KILLED", seen)
+        journal.status(status, seen)
         journal.close()
-        log.warning("%s: its process ended without a word; the run is KILLED", folder)
+        log.warning("%s: its process ended without a word; the run is %s", folder, status)
         return True
     finally:
         (folder / LOCK).unlink(missing_ok=True)

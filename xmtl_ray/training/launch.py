@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xmtl_ray.cluster.connection import cluster, set_environment
-from xmtl_ray.cluster.reach import check_shared, is_local
+from xmtl_ray.cluster.reach import check_shared, is_local, reach
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
 from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.data_check import check_data
-from xmtl_ray.training.storage import forget_index, saved_config
+from xmtl_ray.training.run_lock import held
+from xmtl_ray.training.states import end, reap
+from xmtl_ray.training.stopping import Stopped, interruptible
+from xmtl_ray.training.storage import forget, forget_index, saved_config
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -33,68 +39,147 @@ class TrainingError(ValueError):
     """A run that ended without a model, in the words of the worker that gave up."""
 
 
-def launch(config: Config | FinetuneConfig) -> dict[str, Any]:
+class CapacityError(TrainingError):
+    """A cluster that had no room for the workers in all the time that they may wait."""
+
+
+def launch(config: Config | FinetuneConfig, fresh: bool = False) -> dict[str, Any]:
     """Train and score by ``config``; the same name again continues where it stopped.
 
+    Args:
+        config: of the run.
+        fresh: forget what an earlier start of this name has left: begin at step 0, as a new MLflow run.
+
     Returns the summary of rank 0. Raises LaunchError or UntrustedData before Ray starts, ClusterError where GPUs are
-    missing, StorageError where a node does not reach ``storage_path``, TrainingError when the workers gave up.
+    missing, StorageError where a node does not reach ``storage_path``, RunLocked where another process drives this run,
+    TrainingError when the workers gave up; Stopped (which ends the process) where it was told to stop.
     """
     config = _reporting(config)
-    check(config)
-    check_data(config, Path(config.storage_path) / config.name if is_local(config.storage_path) else None)
     spec = config.cluster
-    if not spec.workers:
-        set_environment()
-        return fit(config)
-    with cluster(
-        spec.workers * spec.cpus_per_worker,
-        gpus=spec.workers * spec.gpu,
-        address=spec.address,
-        dashboard=True,
-    ):
-        check_shared("storage_path", config.storage_path, inputs(config))
-        return fit(config)
+    filesystem, root = reach(config.storage_path)
+    with held(filesystem, f"{root}/{config.name}"):
+        if fresh:
+            forget(config.storage_path, config.name)
+        check(config)
+        check_data(config, Path(config.storage_path) / config.name if is_local(config.storage_path) else None)
+        reap(config.storage_path)
+        status = "FAILED"
+        try:
+            if not spec.workers:
+                set_environment()
+                return fit(config)
+            with cluster(
+                spec.workers * spec.cpus_per_worker,
+                gpus=spec.workers * spec.gpu,
+                address=spec.address,
+                dashboard=True,
+            ):
+                check_shared("storage_path", config.storage_path, inputs(config))
+                return fit(config)
+        except Stopped:
+            status = "KILLED"
+            raise
+        finally:
+            end(config.storage_path, config.name, status)
 
 
 def fit(config: Config | FinetuneConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
-    """Train where Ray is connected, or a sweep's trial runs; returns the summary of rank 0. Raises TrainingError.
+    """Train where Ray is connected, or a sweep's trial runs; returns the summary of rank 0.
 
     Args:
         config: of the run, whose data has been checked.
         callbacks: told each report, in the process that controls the workers.
+
+    Raises TrainingError when the workers gave up, CapacityError where there was never room for them, Stopped.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
-    from xmtl_ray.training.worker import train_worker
+    from xmtl_ray.training.worker import Torch, train_worker
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    workers = config.cluster.workers
-    resources = {"CPU": config.cluster.cpus_per_worker} | ({"GPU": 1} if config.cluster.gpu else {})
+    spec = config.cluster
+    resources = {"CPU": spec.cpus_per_worker} | ({"GPU": 1} if spec.gpu else {})
+    start_s = min(60.0, spec.capacity_timeout_s / 2)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config.model_dump(mode="json"),
-        torch_config=TorchConfig(backend="nccl" if config.cluster.gpu else "gloo"),
+        torch_config=Torch(backend="nccl" if spec.gpu else "gloo", timeout_s=math.ceil(spec.collective_timeout_s)),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=config.cluster.gpu, resources_per_worker=resources if workers else None
+            num_workers=spec.workers, use_gpu=spec.gpu, resources_per_worker=resources if spec.workers else None
         ),
         run_config=RunConfig(
             name=config.name,
             storage_path=config.storage_path,
-            failure_config=FailureConfig(max_failures=config.cluster.max_failures, controller_failure_limit=3),
+            failure_config=FailureConfig(
+                max_failures=spec.max_failures,
+                controller_failure_limit=math.ceil(spec.capacity_timeout_s / start_s) - 1,
+            ),
             logging_config=LoggingConfig(log_level="WARNING"),
             callbacks=list(callbacks),
         ),
     )
-    if workers:
+    if spec.workers:
         forget_index(config.storage_path, config.name)
+        _tell_missing(resources, spec.workers, spec.capacity_timeout_s)
+    filesystem, root = reach(config.storage_path)
+    limits = {
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": start_s,
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": spec.worker_timeout_s,
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": spec.collective_timeout_s,
+    }
     try:
-        summary = dict(trainer.fit().return_value)
+        with _environment(limits):
+            result, signalled = interruptible(
+                trainer.fit, filesystem, f"{root}/{config.name}", spec.stop_grace_s, apart=spec.workers > 0
+            )
     except TrainingFailedError as error:
+        if type(getattr(error, "controller_failure", None)).__name__.startswith("WorkerGroupStartup"):
+            raise CapacityError(_no_room(resources, spec.workers, spec.capacity_timeout_s)) from error
         raise TrainingError(_cause(error)) from error
+    summary = dict(result.return_value)
     if "failed" in summary:
         raise TrainingError(summary["failed"])
+    if "stopped" in summary:
+        log.warning("%s; the same command goes on from there", summary["stopped"])
+        raise Stopped(signalled or signal.SIGTERM)
     return summary
+
+
+@contextmanager
+def _environment(values: Mapping[str, float]) -> Iterator[None]:
+    """Within it the process has them, unless the user has set others; Train hands them on."""
+    ours = {name: f"{value:g}" for name, value in values.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _tell_missing(resources: Mapping[str, float], workers: int, limit_s: float) -> None:
+    """Waiting for nodes that an autoscaler may bring is no error yet."""
+    import ray
+
+    have = ray.cluster_resources()
+    short = {name: amount for name, amount in resources.items() if have.get(name, 0) < workers * amount}
+    if short:
+        listed = ", ".join(f"{have.get(name, 0):g} of {workers * amount:g} {name}" for name, amount in short.items())
+        log.warning("the cluster has %s that the run needs; it waits up to %.0f s for more", listed, limit_s)
+
+
+def _no_room(resources: Mapping[str, float], workers: int, limit_s: float) -> str:
+    import ray
+
+    total, free = ray.cluster_resources(), ray.available_resources()
+    wanted = ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+    there = ", ".join(f"{total.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in resources)
+    return (
+        f"cluster.workers: {workers} with {wanted} each could not be started within {limit_s:.0f} s "
+        f"(cluster.capacity_timeout_s); the cluster has {there}; ask for fewer, add nodes, or wait longer, and give "
+        "the same command again: it goes on from the last checkpoint"
+    )
 
 
 def _reporting(config: AnyConfig) -> AnyConfig:
@@ -196,7 +281,7 @@ def _check_same_run(config: Config | FinetuneConfig) -> None:
         lines = "\n".join(f"  {path}: was {before.get(path)!r}, is {after[path]!r}" for path in changed)
         raise LaunchError(
             f"name: a run {config.name!r} exists in {config.storage_path} with other settings:\n{lines}\n"
-            "choose another name=… or delete that folder"
+            "choose another name=…, or give --fresh, which forgets what that run has learnt"
         )
 
 

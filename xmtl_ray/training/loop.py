@@ -28,6 +28,7 @@ from xmtl_ray.training import engine as engines
 from xmtl_ray.training.context import WorkerContext, sum_over_ranks
 from xmtl_ray.training.learner import Learner, Step, Track
 
+from xmtl_ray.training.stopping import ASKED, PREEMPTED, Interrupted
 log = logging.getLogger(__name__)
 
 MODEL = "model"
@@ -78,7 +79,7 @@ def train(
 ) -> Position:
     """Train ``learner`` by ``spec`` and leave checkpoints with ``context``.
 
-    Raises NonFiniteLoss, on every rank at once.
+    Raises NonFiniteLoss, and Interrupted where it was asked to stop, on every rank at once.
     """
     torch.manual_seed(spec.seed * 100_003 + context.rank)  # dropout differs between ranks
     engine = engines.create(
@@ -122,6 +123,9 @@ def train(
                     position.weights = used
                 progress(position, means)
             if position.step_in_epoch < steps.steps:
+            if (preempted := _asked_to_stop(context)) is not None:
+                run.checkpoint(position, {**position.dev, spec.select: UNSCORED})
+                raise Interrupted(position.step, preempted)
                 if _due(position.step, spec.eval_every_steps):
                     evaluate()
                     run.checkpoint(position, position.dev)
@@ -141,6 +145,12 @@ def train(
 
 
 def _due(step: int, every: int) -> bool:
+def _asked_to_stop(context: WorkerContext) -> bool | None:
+    """Whether any rank was, the same on all: False by its user, True by its machine, None if not."""
+    asked, preempted = sum_over_ranks(torch.tensor([float(bool(ASKED)), float(bool(PREEMPTED))]), context).tolist()
+    return not asked if asked or preempted else None
+
+
     return every > 0 and step % every == 0
 
 

@@ -12,6 +12,7 @@ from pyarrow import fs
 from xmtl_ray.cluster.reach import is_local, reach
 from xmtl_ray.tracking.journal import JOURNAL
 from xmtl_ray.tracking.run import STATE
+from xmtl_ray.training.checkpoints import FOLDER
 
 CONFIG = "config.yaml"
 INDEX = "checkpoint_manager_snapshot.json"
@@ -66,6 +67,16 @@ def forget_index(storage_path: str, name: str) -> None:
     filesystem, root = reach(storage_path)
     with suppress(FileNotFoundError):
         filesystem.delete_file(f"{root}/{name}/{INDEX}")
+
+
+def forget(storage_path: str, name: str) -> None:
+    """Remove what makes the next start of a run go on: checkpoints, settings, numbers and which MLflow run it is."""
+    filesystem, root = reach(storage_path)
+    for file in (INDEX, CONFIG, JOURNAL, STATE):
+        with suppress(FileNotFoundError):
+            filesystem.delete_file(f"{root}/{name}/{file}")
+    if filesystem.get_file_info(f"{root}/{name}/{FOLDER}").type != fs.FileType.NotFound:
+        filesystem.delete_dir(f"{root}/{name}/{FOLDER}")
 
 
 def _read(filesystem: fs.FileSystem, path: str) -> bytes | None:

@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from xmtl_ray.training.checkpoints import FOLDER, CheckpointStore
 from xmtl_ray.training.context import Committing, Local, WorkerContext
 from xmtl_ray.training.loop import NonFiniteLoss, train
 from xmtl_ray.training.retries import CheckpointError
+from xmtl_ray.training.stopping import Interrupted, listen_for_preemption, watching
 from xmtl_ray.training.storage import CONFIG, run_folder
 
 log = logging.getLogger(__name__)
@@ -61,15 +63,40 @@ class RayContext(Committing):
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train, then score; returns rank 0's summary, or ``{"failed": why}`` where trying again cannot help.
+    """Train, then score; returns rank 0's summary.
+
+    Or ``{"failed": why}`` where trying again cannot help, ``{"stopped": where}`` where its user asked it to stop.
 
     Args:
         settings: a config as plain values.
     """
     config = kind_of(settings).model_validate(settings)
     rank = ray.train.get_context().get_world_rank() if config.cluster.workers else 0
-    with run_folder(config.storage_path, config.name, rank) as (folder, publish):
+    with run_folder(config.storage_path, config.name, rank) as (folder, publish), _watched(config, rank):
         return train_in(_context(config, folder, publish), config, folder)
+
+
+class Torch(ray.train.torch.TorchConfig):
+    """Ray's torch backend, whose workers take SIGTERM for a wish."""
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        """Sets up a worker group."""
+        return _Listening
+
+
+class _Listening(ray.train.torch.TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """In each worker's main thread, which alone may say what a signal does."""
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(listen_for_preemption)
+
+
+def _watched(config: AnyConfig, rank: int) -> AbstractContextManager[None]:
+    if not config.cluster.workers or rank != 0:
+        return nullcontext()
+    filesystem, root = reach(config.storage_path)
+    return watching(filesystem, f"{root}/{config.name}")
 
 
 def train_in(context: WorkerContext, config: AnyConfig, folder: Path) -> dict[str, Any]:
@@ -82,8 +109,13 @@ def train_in(context: WorkerContext, config: AnyConfig, folder: Path) -> dict[st
         # Every rank is here. Raised further, Ray would start the workers again for the same end.
         _close(tracked, "FAILED")
         return {"failed": str(error)}
-    except BaseException:
-        _close(tracked, "FAILED")
+    except Interrupted as error:
+        _close(tracked, "KILLED")
+        if error.preempted:  # Ray starts the workers again, where there is room
+            raise
+        return {"stopped": str(error)}
+    except BaseException as error:
+        _close(tracked, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     if tracked is not None:
         tracked.close()
