@@ -27,8 +27,8 @@ from xmtl_ray.multitask.objective import total_loss
 from xmtl_ray.training import engine as engines
 from xmtl_ray.training.context import WorkerContext, sum_over_ranks
 from xmtl_ray.training.learner import Learner, Step, Track
-
 from xmtl_ray.training.stopping import ASKED, PREEMPTED, Interrupted
+
 log = logging.getLogger(__name__)
 
 MODEL = "model"
@@ -122,10 +122,10 @@ def train(
                     track(position.step, {f"train/weight/{name}": value for name, value in used.items()})
                     position.weights = used
                 progress(position, means)
-            if position.step_in_epoch < steps.steps:
             if (preempted := _asked_to_stop(context)) is not None:
                 run.checkpoint(position, {**position.dev, spec.select: UNSCORED})
                 raise Interrupted(position.step, preempted)
+            if position.step_in_epoch < steps.steps:
                 if _due(position.step, spec.eval_every_steps):
                     evaluate()
                     run.checkpoint(position, position.dev)
@@ -144,13 +144,13 @@ def train(
     return position
 
 
-def _due(step: int, every: int) -> bool:
 def _asked_to_stop(context: WorkerContext) -> bool | None:
     """Whether any rank was, the same on all: False by its user, True by its machine, None if not."""
     asked, preempted = sum_over_ranks(torch.tensor([float(bool(ASKED)), float(bool(PREEMPTED))]), context).tolist()
     return not asked if asked or preempted else None
 
 
+def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
