@@ -182,39 +182,39 @@ def test_a_population_changes_while_it_trains_and_survives_its_driver(world, tmp
         space={"train.learning_rate.text": {"loguniform": [1e-5, 1e-2]}},
         fixed={"cluster.workers": 0, "tracking.enabled": False},
     )  # fmt: skip
+    from xmtl_ray.tuning import space
     from xmtl_ray.tuning.ledger import read_outcome, read_reports
     from xmtl_ray.tuning.proposals import propose
 
     folders = [tmp_path / f"runs/tried/trials/tried-00{number}" for number in range(2)]
-    begun_with, members = [], []
+    domains = space.load(str(path)).drawn
+    begun_with = [propose("random", domains, 0, number, [], "max") for number in range(2)]
+    members = []
 
-    def one_is_over():
+    def drawn():
+        return [trial["drawn"] for trial in read(tmp_path)["trials"]]
+
+    def one_is_replaced_and_one_is_over():
         if not members and any(map(read_reports, folders)):
-            begun_with.extend(trial["drawn"] for trial in read(tmp_path)["trials"])
             processes = psutil.Process().children(recursive=True)
             members.extend(one for one in processes if "ImplicitFunc" in " ".join(one.cmdline()))
             members[0].kill()
-        return any(map(read_outcome, folders))
+        return any(map(read_outcome, folders)) and drawn() != begun_with
 
-    output = killed(path, cluster, one_is_over)
+    output = killed(path, cluster, one_is_replaced_and_one_is_over)
     assert "died and begins again" in output
-    before = read(tmp_path)["trials"]
     over = [read_outcome(folder) is not None for folder in folders].index(True)
     left = 1 - over
     assert read_outcome(folders[left]) is None, "both were at their end: nothing is left to resume"
-    drawn = [trial["drawn"] for trial in before]
-    assert drawn != begun_with, "none was replaced"
-    known, written = read_reports(folders[left]), times(folders[over])
+    known, written, at = read_reports(folders[left]), times(folders[over]), drawn()
 
     what, trials, events = swept(path, resume=True)
     assert what.direct and [trial.state for trial in trials] == ["finished"] * 2
     assert {identity for _, identity, _ in events} == {trials[left].id}
-    assert times(folders[over]) == written and [trial.drawn for trial in trials] == drawn
+    assert times(folders[over]) == written and [trial.drawn for trial in trials] == at
     after = read_reports(folders[left])
     assert after[: len(known)] == known and len(after) > len(known)
     epochs = [json.loads(line)["epoch"] for line in (folders[left] / "reports.jsonl").read_text().splitlines()]
     assert epochs.count(1) == 1, "it began anew"
     for trial in trials:
         assert trial.epochs == 6 and 1e-5 <= trial.parameters["train.learning_rate.text"] <= 1e-2
-    first = [propose("random", what.space.drawn, 0, number, [], "max") for number in range(2)]
-    assert begun_with == first
