@@ -32,13 +32,18 @@ def pseudo_label(
         Path | None, typer.Option(help="No labelling: write a page about this store, by filters alone")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Page that --report writes; none: report.html in the store")] = None,
+    remove: Annotated[
+        str | None,
+        typer.Option(help="No labelling: take pairs out of --out whose id or image matches this pattern, like 'VOA_*'"),
+    ] = None,
     world: Annotated[
         Path | None, typer.Option(help="With --report: the world of the pairs, for its truth; none: beside the source")
     ] = None,
 ) -> None:
     """Label image-text pairs with trained teachers, on Ray; every answer is kept with its probability.
 
-    `xmtl pseudo-label --report STORE` shows what each threshold keeps.
+    `xmtl pseudo-label --report STORE` shows what each threshold keeps; `--remove PATTERN --out STORE` takes a
+    source out.
     """
     with user_errors():
         if report is not None:
@@ -47,6 +52,17 @@ def pseudo_label(
             from xmtl_ray.report.pseudo_page import write_pseudo_page
 
             typer.echo(str(write_pseudo_page(html or report / "report.html", report, world)))
+            return
+        if remove is not None:
+            if recipe is not None or out is None:
+                raise ValueError("--remove: expected --out STORE, and no RECIPE: labelling is another run")
+            from xmtl_ray.data.pseudo_removal import remove as take_out
+
+            done = take_out(out, remove)
+            typer.echo(
+                f"{out}: {done.pairs} pairs taken out, {done.left} left; the store is {done.after[:12]}… now\n"
+                f"models whose tag sha256.pseudo.store begins with {done.before[:12]} have learnt from them"
+            )
             return
         if recipe is None or out is None:
             raise ValueError("expected RECIPE and --out STORE to label, or --report STORE to look at labels")

@@ -7,6 +7,7 @@ not exist is answered with the nearest that does.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -159,13 +160,41 @@ def _read(recipe: str) -> dict[str, Any]:
 
 def parse(text: str, where: str) -> dict[str, Any]:
     """YAML text → a tree of plain values; ``where`` names it in an error. Raises ConfigError."""
-    try:
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not YAML: {error}") from None
+    tree = plain(text, where)
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: found {type(tree).__name__}, expected a mapping of settings")
     return tree
+
+
+def plain(text: str, where: str) -> Any:
+    """YAML text → plain values, of any kind. Raises ConfigError, also where aliases or nesting go beyond measure."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        if node is not None and _size(node, {}) > _MOST_VALUES:
+            raise ConfigError(f"{where}: found more than {_MOST_VALUES} values, its aliases counted as often as used")
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        said = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{where}: not YAML: {said}") from None
+
+
+_MOST_VALUES = 100_000
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values below a node, those of an alias each time that it is used; of one that contains itself there is no end."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = math.inf
+    below: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        below = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        below = node.value
+    known[id(node)] = 1 + sum(_size(each, known) for each in below)
+    return known[id(node)]
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -173,9 +202,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals:
         raise ConfigError(f"{override!r}: expected path.to.field=value")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
-        raise ConfigError(f"{path}: {text!r} is not YAML") from None
+        value = plain(text, path)
+    except ConfigError:
+        raise ConfigError(f"{path}: {text[:200]!r} is not YAML") from None
     _put(tree, path, value)
 
 

@@ -151,6 +151,12 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _runs(self) -> Self:
+        if re.search(r"://[^/?#\s]*:[^/?#\s]*@|[?&](access_key|secret_key|session_token)=", self.storage_path):
+            # pyarrow would take keys there, but settings are saved, logged and shown.
+            raise ValueError(
+                "storage_path: found keys in the address, expected none; put them where Ray is started, in "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a file of credentials"
+            )
         if "://" in self.storage_path and self.cluster.workers == 0:
             raise ValueError(
                 f"storage_path: {self.storage_path!r} needs cluster.workers of at least 1, for Ray keeps the "

@@ -171,9 +171,9 @@ class Model(Section):
     """X-MTL's encoders and heads."""
 
     text_encoder: str = "bert-base-uncased"
-    """A Hugging Face folder or name, or `built`: made from `built_text`."""
+    """A Hugging Face folder or name (NAME@COMMIT pins it), or `built`: made from `built_text`."""
     image_encoder: str = "openai/clip-vit-base-patch32"
-    """A Hugging Face folder or name of a CLIP model, or `built`: made from `built_image`."""
+    """A Hugging Face folder or name (NAME@COMMIT pins it) of a CLIP model, or `built`: made from `built_image`."""
     built_text: BuiltText = BuiltText()
     built_image: BuiltImage = BuiltImage()
     shared: Shared = Shared()
@@ -223,6 +223,10 @@ class PseudoLabels(Section):
     (same), or each side by itself, whatever the other shows (none)."""
     schema_filter: bool = True
     """Leave out a role that the ontology does not give to the type; false: learn it all the same."""
+    max_drift: Fraction = 1.0
+    """How much larger an event type's share of the kept pseudo-labels may be than its share of gold, of sentences or of
+    images; more is an error that names the type, for a flood of one type is what poisoned pairs look like. 1: no limit.
+    Not in the paper."""
     rate: Rate = 1.0
     """How often a twin's examples come, relative to its task's; 1 is in proportion to how many there are."""
 

@@ -64,7 +64,10 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except FileNotFoundError:
         raise DataError(path, None, "file", "nothing", "an existing file") from None
-    except (pa.ArrowException, OSError) as error:
+    except DataError:
+        raise
+    # The last five: a column may say that it is of a type that Ray has told pyarrow of, and that it is not.
+    except (pa.ArrowException, OSError, AttributeError, TypeError, ValueError, LookupError, EOFError) as error:
         raise DataError(path, None, "file", str(error), "a Parquet file") from None
 
 

@@ -24,6 +24,7 @@ from xmtl_ray.config.schema import Config, TaskName
 from xmtl_ray.data import pseudo_labels
 from xmtl_ray.data.objects import write_whole
 from xmtl_ray.data.pseudo_labels import Teacher
+from xmtl_ray.data.pseudo_removal import REMOVED
 from xmtl_ray.distill import teachers as teacher_folders
 from xmtl_ray.distill.plan import TODO, Plan, make_plan, todo_path
 from xmtl_ray.distill.stages import Roles, Row, Triggers, Types
@@ -185,6 +186,7 @@ def _shares(actors: int, gpu: bool) -> dict[str, float]:
 
 
 def _check_quarantine(config: Config, store: Path, pairs: int, refused: Mapping[str, str]) -> None:
+    refused = {name: reason for name, reason in refused.items() if not reason.startswith(REMOVED)}
     if len(refused) > config.distill.max_quarantined * pairs:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in itertools.islice(refused.items(), 3))
         raise LabellingError(

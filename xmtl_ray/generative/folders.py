@@ -31,7 +31,7 @@ from xmtl_ray.generative.chat_model import ChatModel
 from xmtl_ray.generative.constrained import AnswerGrammars
 from xmtl_ray.generative.prompting import Schema
 from xmtl_ray.generative.videollama2 import VideoLLaMA2Chat
-from xmtl_ray.models import checkpoint_files, qlora
+from xmtl_ray.models import checkpoint_files, own_code, qlora, untrusted_template
 from xmtl_ray.models.chat import ChatError
 from xmtl_ray.models.connector import Connector
 from xmtl_ray.models.qlora import Base
@@ -290,8 +290,9 @@ def load_tokenizer(folder: Path, language: PretrainedConfig) -> PreTrainedTokeni
         folder: of the checkpoint.
         language: its language model's configuration.
 
-    Raises ChatError where it has no chat template.
+    Raises ChatError where it has no chat template, or one that is not to be used.
     """
+    own_code.refuse(folder, ChatError)
     try:
         if _is_generic(folder):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
@@ -305,6 +306,10 @@ def load_tokenizer(folder: Path, language: PretrainedConfig) -> PreTrainedTokeni
         raise ChatError(f"{folder}: found a tokenizer without any piece, expected tokenizer.json or the like")
     if not tokenizer.chat_template:
         raise ChatError(f"{folder}: its tokenizer has no chat template, expected one in tokenizer_config.json")
+    try:
+        untrusted_template.check(tokenizer.chat_template, untrusted_template.special(tokenizer), None)
+    except ChatError as error:
+        raise ChatError(f"{folder}: {error}") from None
     return tokenizer
 
 

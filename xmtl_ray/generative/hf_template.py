@@ -7,17 +7,17 @@ from typing import Any
 
 import jinja2
 
-from xmtl_ray.models.chat import ChatError
+from xmtl_ray.models.chat import RAISED, ChatError, told
 
 
 def written(processor: Any, said: Sequence[dict[str, Any]], *, generation: bool) -> str:
     """The conversation as the processor's template writes it. Raises ChatError where it refuses."""
     try:
         return processor.apply_chat_template(list(said), tokenize=False, add_generation_prompt=generation)
-    except (jinja2.exceptions.TemplateError, ValueError, TypeError) as error:
+    except (jinja2.exceptions.TemplateError, *RAISED) as error:
         roles = ", ".join(message["role"] for message in said)
         raise ChatError(
-            f"chat template: found {str(error).splitlines()[0]!r}, expected it to take {roles} with content as a list"
+            f"chat template: found {told(error)!r}, expected it to take {roles} with content as a list"
         ) from None
 
 

@@ -32,7 +32,7 @@ from xmtl_ray.data.frames import read_frames
 from xmtl_ray.events.records import Conversation, DataError, Media
 from xmtl_ray.generative.hf_template import end_of_answers, kinds, user, written
 from xmtl_ray.generative.samples import Sample
-from xmtl_ray.models import checkpoint_files
+from xmtl_ray.models import checkpoint_files, own_code, untrusted_template
 from xmtl_ray.models.chat import ChatError, pad_id, special_tokens
 from xmtl_ray.models.splice import IGNORED, Row
 
@@ -264,6 +264,7 @@ def load(
     """The model in ``folder``. Raises ValueError (ChatError where it has no chat template that is fit)."""
     if not folder.is_dir():
         raise ValueError(f"model.path: found {folder}, expected a folder of an image-text-to-text model")
+    own_code.refuse(folder, ValueError)
     checkpoint_files.check(folder)
     try:
         processor = AutoProcessor.from_pretrained(folder, **_SAFE)
@@ -283,6 +284,9 @@ def load(
         raise ChatError(f"{folder}: its processor has no chat template, expected chat_template.jinja or the like")
     _check_head(folder, model)
     try:
+        untrusted_template.check(
+            processor.chat_template, untrusted_template.special(processor.tokenizer), ("image", "video")
+        )
         return HfVlm(model, processor, media)
     except ChatError as error:
         raise ChatError(f"{folder}: {error}") from None
@@ -293,6 +297,7 @@ def outside_decoder(folder: Path) -> list[str]:
 
     Raises ValueError.
     """
+    own_code.refuse(folder, ValueError)
     try:
         config = AutoConfig.from_pretrained(folder, **_SAFE)
         with torch.device("meta"):

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.generative import built, hf_vlm
+from xmtl_ray.models import own_code
 from xmtl_ray.models.activations import Decoder, Projection, Vision
 from xmtl_ray.models.videollama2 import Checkpoint, VideoLLaMA2, parse_checkpoint, read_checkpoint
 
@@ -86,6 +87,7 @@ def _of_videollama2(checkpoint: Checkpoint) -> tuple[Decoder, Vision]:
 def _of_transformers(folder: Path) -> tuple[Decoder, Vision]:
     if not (folder / "config.json").is_file():
         raise SizesError(f"model.path: found {folder}, expected a folder with config.json")
+    own_code.refuse(folder, SizesError)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):

@@ -15,7 +15,7 @@ from cachetools import LRUCache
 
 from xmtl_ray.data.images import Canvases
 from xmtl_ray.events.records import Document, MultimediaEvent, TextEvent, VisualEvent
-from xmtl_ray.models.encoders import EncoderError, first_line
+from xmtl_ray.models.encoders import BROKEN, EncoderError, first_line, located
 from xmtl_ray.models.inputs import normalise
 
 _KEPT = 4096
@@ -72,10 +72,11 @@ def clip_similarity(name: str | None, threshold: float, device: torch.device) ->
         return None
     from transformers import AutoTokenizer, CLIPModel
 
+    place, revision = located(name, "inference.coreference.encoder")
     try:
-        model = CLIPModel.from_pretrained(name, trust_remote_code=False).to(device).eval()
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        model = CLIPModel.from_pretrained(place, revision=revision, trust_remote_code=False).to(device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+    except BROKEN as error:
         problem = f"found {name!r}, expected a CLIP folder or name: {first_line(error)}"
         raise EncoderError(f"inference.coreference.encoder: {problem}") from None
     side = model.config.vision_config.image_size

@@ -4,7 +4,8 @@ A medium stands in the text as ``<image>`` or ``<video>`` and in the ids as a ta
 on both sides of a tag is tokenised by itself, so that a SentencePiece tokenizer begins each piece anew; and what is
 learnt from follows from the lengths of tokenised prefixes, so that a template's newline after an answer is learnt, too.
 A tokenizer's special tokens are the template's alone: in a conversation's own words ``<|im_end|>`` is ten letters that
-end no turn. (The original reads them as tokens there, too. Mistral's ``[INST]`` is no token, and stays what it is.)
+end no turn, and a second ``<image>`` shows nothing. (The original reads them as tokens there, too. Mistral's ``[INST]``
+is no token, and stays what it is.)
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ SYSTEM = (
 """What VideoLLaMA2 (not 2.1) puts before the first turn, in the bytes of the original."""
 
 
+RAISED = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError)
+"""What a template, which is a program, can raise beside Jinja's own errors."""
 _BREAK = "\ufdd0"
 """Parts what must not be read as one token; no character, so that no text has it."""
 
@@ -64,9 +67,10 @@ def messages(turns: Sequence[Turn], kind: str | None, system: str | None, newlin
     """
     found: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     for number, turn in enumerate(turns):
-        found.append({"role": "user", "content": turn.prompt if number else _opening(turn.prompt, kind, newline)})
+        words = _unsigned(turn.prompt, kind)
+        found.append({"role": "user", "content": words if number else _opening(words, kind, newline)})
         if turn.answer or number < len(turns) - 1:
-            found.append({"role": "assistant", "content": turn.answer})
+            found.append({"role": "assistant", "content": _unsigned(turn.answer, kind)})
     return found
 
 
@@ -74,6 +78,12 @@ def _opening(prompt: str, kind: str | None, newline: bool) -> str:
     if kind is None:
         return "\n" * newline + prompt
     return f"{sign(kind)}\n{prompt}" if prompt else sign(kind)  # a sign alone, as the original's training has it
+
+
+def _unsigned(text: str, kind: str | None) -> str:
+    """``text`` in which the medium's sign is letters: a caption that has ``<image>`` in it shows no second image."""
+    mark = sign(kind)
+    return text.replace(mark, mark[0] + _BREAK + mark[1:]) if mark else text
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, mark: str) -> list[int]:
@@ -108,7 +118,8 @@ def supervised(tokenizer: PreTrainedTokenizerBase, said: Sequence[Message], mark
 
 def described(tokenizer: PreTrainedTokenizerBase, turn: Turn, kind: str) -> Row:
     """A pair as the connector's pre-training has it: no template, prompt and answer learnt alike, no end token."""
-    ids = encode(tokenizer, f"{_opening(turn.prompt, kind, newline=False)} {turn.answer}", sign(kind))
+    opening = _opening(_unsigned(turn.prompt, kind), kind, newline=False)
+    ids = encode(tokenizer, f"{opening} {_unsigned(turn.answer, kind)}", sign(kind))
     return Row(ids, [IGNORED if name < 0 else name for name in ids])
 
 
@@ -117,9 +128,14 @@ def template(tokenizer: PreTrainedTokenizerBase, said: Sequence[Message], *, gen
     words = [Message(role=message["role"], content=_parted(tokenizer, message["content"])) for message in said]
     try:
         return tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=generation)
-    except (jinja2.exceptions.TemplateError, ValueError) as error:
+    except (jinja2.exceptions.TemplateError, *RAISED) as error:
         roles = ", ".join(message["role"] for message in said)
-        raise ChatError(f"chat template: found {str(error).splitlines()[0]!r}, expected it to take {roles}") from None
+        raise ChatError(f"chat template: found {told(error)!r}, expected it to take {roles}") from None
+
+
+def told(error: Exception) -> str:
+    """What an error of a template says, on one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:

@@ -1,6 +1,6 @@
 """Weights in a folder as the hub has them: safetensors or PyTorch's pickles, in one file or in shards with an index.
 
-A pickle is read by ``weights_only``, which builds tensors and nothing else.
+A pickle is read by ``plain_pickles``, which builds tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from xmtl_ray.models import plain_pickles
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _NAMES = ((WEIGHTS, INDEX), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
@@ -58,9 +58,9 @@ def tensors(file: Path, wanted: Callable[[str], bool] = lambda name: True) -> It
                 yield name, opened.get_tensor(name)
         return
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise WeightsError(f"{file}: found {str(error).splitlines()[0]}, expected plain tensors") from None
+        state = plain_pickles.read(file, mmap=True)
+    except plain_pickles.PickleError as error:
+        raise WeightsError(str(error)) from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{file}: found {type(state).__name__}, expected names with tensors")
     yield from ((name, value) for name, value in state.items() if wanted(name))

@@ -1,14 +1,21 @@
 """Text and vision encoders: from a Hugging Face folder or name, or built small from scratch.
 
 Poolers and output norms that the token states do not pass through are taken out, so that every parameter learns.
-No remote code is trusted; weights in pickle files are read by transformers with ``weights_only``.
+No remote code is trusted; weights in pickle files are read by transformers with ``weights_only``. A name of the hub may
+be followed by ``@`` and the 40 hexadecimal digits of a commit: without, it means whatever lies there that day.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import (
@@ -23,7 +30,12 @@ from transformers import (
 )
 
 from xmtl_ray.config.schema import BuiltImage, BuiltText
+from xmtl_ray.models import own_code
 
+log = logging.getLogger(__name__)
+
+BROKEN = (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError)
+"""What reading the weights of a folder may raise."""
 BUILT = "built"
 """Encoder name that asks for one made from scratch."""
 
@@ -69,7 +81,7 @@ def image_config(name: str, built: BuiltImage) -> PretrainedConfig:
 def text_encoder(config: PretrainedConfig, weights: str | None) -> nn.Module:
     """BERT or the like from its configuration; ``weights`` names pretrained ones."""
     if weights is None:
-        encoder = AutoModel.from_config(config)
+        encoder = AutoModel.from_config(config, trust_remote_code=False)
         positions = torch.arange(config.max_position_embeddings)
         encoder.embeddings.position_embeddings.weight.data = _waves(positions, config.hidden_size)
     else:
@@ -107,8 +119,9 @@ def _waves(positions: Tensor, width: int) -> Tensor:
 
 def tokenizer(name: str) -> PreTrainedTokenizerFast:
     """The tokenizer in a folder or of a name; it must be a fast one, for word positions."""
+    place, revision = located(name, "model.text_encoder")
     try:
-        loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EncoderError(f"model.text_encoder: no tokenizer in {name!r}: {first_line(error)}") from None
     if len(loaded) <= len(loaded.all_special_tokens):
@@ -151,8 +164,9 @@ def learn_tokenizer(
 
 def configuration(name: str, field: str) -> PretrainedConfig:
     """The configuration in a Hugging Face folder or of a name that setting ``field`` gives. Raises EncoderError."""
+    place, revision = located(name, field)
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EncoderError(
             f"{field}: found {name!r}, expected a Hugging Face folder or name: {first_line(error)}"
@@ -160,10 +174,32 @@ def configuration(name: str, field: str) -> PretrainedConfig:
 
 
 def _load(family: type, weights: str, field: str) -> nn.Module:
+    place, revision = located(weights, field)
     try:
-        return family.from_pretrained(weights, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        return family.from_pretrained(place, revision=revision, trust_remote_code=False)
+    except BROKEN as error:
         raise EncoderError(f"{field}: cannot load weights of {weights!r}: {first_line(error)}") from None
+
+
+def located(name: str, field: str) -> tuple[str, str]:
+    """Folder or name of the hub, and revision, of what setting ``field`` names.
+
+    Raises EncoderError for a folder with code of its own, and for a revision that is no commit.
+    """
+    if Path(name).is_dir():
+        own_code.refuse(name, EncoderError)
+        return name, "main"
+    place, pinned, revision = name.partition("@")
+    if pinned and not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise EncoderError(f"{field}: found revision {revision!r}, expected the 40 hexadecimal digits of a commit")
+    if not pinned:
+        _tell_unpinned(field, name)
+    return place, revision or "main"
+
+
+@cache
+def _tell_unpinned(field: str, name: str) -> None:
+    log.warning("%s: %s is whatever the hub has there today; %s@COMMIT pins it", field, name, name)
 
 
 def first_line(error: Exception) -> str:

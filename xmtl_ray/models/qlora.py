@@ -11,12 +11,14 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import load_peft_weights
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
@@ -185,8 +187,13 @@ def attach(folder: Path, language_model: nn.Module) -> None:
     Raises AdapterError for weights that belong to no layer and for adapted layers that the folder has no weights of.
     """
     settings = LoraConfig.from_pretrained(str(folder))
+    try:  # before anything is changed; PEFT reads its older files with weights_only
+        stored = load_peft_weights(str(folder), device="cpu")
+    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        found = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AdapterError(f"{folder}: found {found}, expected the weights of an adapter") from None
     add_adapters(language_model, settings.r, settings.lora_alpha, settings.lora_dropout, settings.target_modules)
-    weights = {name.removeprefix(_PEFT): value for name, value in load_peft_weights(str(folder), device="cpu").items()}
+    weights = {name.removeprefix(_PEFT): value for name, value in stored.items()}
     wrong = set_peft_model_state_dict(language_model, weights)
     missing = [name for name in wrong.missing_keys if "lora_" in name]
     if wrong.unexpected_keys or missing:

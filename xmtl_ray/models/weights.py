@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from xmtl_ray.config import load as config_files
 from xmtl_ray.config.schema import IMAGE_TASKS, TEXT_TASKS, Config
@@ -93,10 +94,14 @@ def load(folder: Path) -> LoadedModel:
             f"{folder / LABELS}: labels of ontology {labels['version']!r} found, {ontology.version!r} expected"
         )
     tokenizer = encoders.tokenizer(str(folder / TEXT)) if (folder / TEXT).is_dir() else None
-    text = AutoConfig.from_pretrained(folder / TEXT) if tokenizer is not None else None
-    image = AutoConfig.from_pretrained(folder / IMAGE) if (folder / IMAGE).is_dir() else None
+    text = encoders.configuration(str(folder / TEXT), TEXT) if tokenizer is not None else None
+    image = encoders.configuration(str(folder / IMAGE), IMAGE) if (folder / IMAGE).is_dir() else None
     loaded = _assemble(config, tokenizer, text, image, pretrained=False)
-    loaded.model.load_state_dict(load_file(folder / WEIGHTS))
+    try:
+        loaded.model.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        found = encoders.first_line(error)
+        raise ModelFolderError(f"{folder / WEIGHTS}: found {found}, expected this model's weights") from None
     loaded.model.eval()
     return loaded
 

@@ -7,19 +7,21 @@ every threshold is a filter; the teachers are not run, and no image is opened.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from xmtl_ray.config.schema import PSEUDO, PseudoLabels, TaskName, Term, Thresholds
 from xmtl_ray.data import pseudo_labels
 from xmtl_ray.data.pseudo_labels import LabelledPair, Manifest
 from xmtl_ray.data.pseudo_selection import Kept, select
-from xmtl_ray.events.ontology import m2e2
+from xmtl_ray.events.ontology import m2e2, mentions
 from xmtl_ray.events.records import DataError
 from xmtl_ray.multitask import examples
 
 log = logging.getLogger(__name__)
 
+_TOLD_DRIFT = 0.3
 _TRIED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Thresholds that an error names with what they would keep."""
 
@@ -63,6 +65,42 @@ def pseudo_examples(spec: PseudoLabels, tasks: Sequence[TaskName]) -> dict[Term,
         ", ".join(f"{term} {len(own)}" for term, own in found.items()),
     )
     return {term: own for term, own in found.items() if own}
+
+
+def check_drift(found: Mapping[Term, Sequence[examples.Example]], most: float) -> None:
+    """Compare event types' shares of pseudo-labels with those of gold, of sentences (td) and of images (vc).
+
+    Args:
+        found: of the tasks and their twins.
+        most: how much larger a share may be than gold's; a share that is larger by more than 0.3 is told anyhow.
+
+    Raises ValueError that names the type whose share has grown most. A task without gold is not judged.
+    """
+    for task in ("td", "vc"):
+        gold, own = (_shares(found.get(term, ())) for term in (task, PSEUDO[task]))
+        if not gold or not own:
+            continue
+        name = max(own, key=lambda each: own[each] - gold.get(each, 0.0))
+        drift = own[name] - gold.get(name, 0.0)
+        told = f"{name} has {own[name]:.0%} of the {PSEUDO[task]} labels and {gold.get(name, 0.0):.0%} of gold"
+        if drift > most:
+            raise ValueError(
+                f"multitask.pseudo.max_drift: {told}, expected at most {most:.0%} more; look at them (xmtl "
+                "pseudo-label --report STORE), take a source out (--remove), or allow more"
+            )
+        if drift > _TOLD_DRIFT:
+            log.warning("%s: are these pairs what they should be?", told)
+
+
+def _shares(found: Sequence[examples.Example]) -> dict[str, float]:
+    """Share of each event type among the mentions of sentences, or among what images show."""
+    ontology, counts = m2e2(), Counter[str]()
+    for example in found:
+        if isinstance(example, examples.TriggerExample):
+            counts.update(event_type for event_type, _ in mentions([ontology.tags[tag] for tag in example.tags]))
+        elif isinstance(example, examples.VerbExample):
+            counts.update(ontology.types[number] for number in example.types)
+    return {name: count / counts.total() for name, count in counts.items()}
 
 
 def _answers(store: Path, manifest: Manifest, threshold: Thresholds, tasks: Sequence[TaskName]) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from xmtl_ray.config.load import ConfigError, plain
 from xmtl_ray.config.run import Positive, Section
 from xmtl_ray.evaluation.protocols import PROTOCOLS
 from xmtl_ray.evaluation.significance import gain
@@ -136,9 +136,11 @@ class Verdict:
 def read(path: Path) -> Gate:
     """A gate's file. Raises GateError, which names the file and every wrong field."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = plain(path.read_text(encoding="utf-8"), str(path))
         return Gate.model_validate({} if tree is None else tree)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ConfigError as error:
+        raise GateError(str(error)) from None
+    except UnicodeDecodeError as error:
         raise GateError(f"{path}: not YAML: {error}") from None
     except ValidationError as error:
         raise GateError("\n".join(f"{path}: {line}" for line in _lines(error))) from None

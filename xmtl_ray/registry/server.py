@@ -96,7 +96,10 @@ def checked_out(client: MlflowClient, name: str, version: str) -> Iterator[Path]
 
 def model_folder(top: Path, what: str) -> Path:
     """The model's folder in an MLflow model of ours. Raises RegistryError for another flavour, Tampered."""
-    described: Any = yaml.safe_load((top / MLMODEL).read_text(encoding="utf-8"))
+    try:
+        described: Any = yaml.safe_load((top / MLMODEL).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RegistryError(f"{what}: {MLMODEL}: found no plain YAML: {error}") from None
     flavors = described.get("flavors", {})
     own = flavors.get("python_function", {})
     script = Path(str(own.get("model_code_path", ""))).name

@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
+from xmtl_ray.data import images
 from xmtl_ray.events.records import Box
 from xmtl_ray.report.comparison import Outcome, Region
 
@@ -97,6 +98,7 @@ def _thumbnail(path: Path | None) -> tuple[tuple[float, float] | None, str | Non
     if path is None:
         return None, None
     try:
+        images.probe(path, root=Path("/"))  # may be a bomb
         with Picture.open(path) as picture:
             size = picture.size
             picture.draft("RGB", (2 * WIDTH_PX, 2 * HEIGHT_PX))

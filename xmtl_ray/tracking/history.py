@@ -29,6 +29,7 @@ FILES = (
 """What a page is made of, as far as the run has logged it."""
 _VERSION = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _RUN = re.compile(r"runs:/(?P<run>[^/@]+)(/.*)?")
+_PLAIN = re.compile(r"[\w][\w .@+=-]{0,199}")
 
 
 def fetch_run(uri: str, tracking_uri: str | None, into: Path) -> Path:
@@ -53,7 +54,10 @@ def fetch_run(uri: str, tracking_uri: str | None, into: Path) -> Path:
         client = MlflowClient(asked, asked)
         run_id, name, tags = _origin(client, uri)
         run = client.get_run(run_id)
-        folder = into / (name or run.info.run_name)
+        name = name or str(run.info.run_name)
+        if not _PLAIN.fullmatch(name):  # the server's word, which becomes a path here
+            raise ArtifactError(f"{uri}: found the run's name {name!r}, expected one that can be a folder's")
+        folder = into / name
         folder.mkdir(parents=True, exist_ok=True)
         there = {item.path for item in client.list_artifacts(run_id)}
         for file in FILES:

@@ -175,7 +175,9 @@ class Sender:
 
     def _send_artifact(self, client: Any, run_id: str, name: str) -> None:
         path, parent = self.folder / name, Path(name).parent
-        if path.is_dir():
+        if _leads_out(path, self.folder):
+            log.warning("%s leads out of the run's folder and is no artifact of run %s", path, run_id)
+        elif path.is_dir():
             client.log_artifacts(run_id, str(path), name)
         elif path.is_file():
             client.log_artifact(run_id, str(path), None if parent == Path() else str(parent))
@@ -314,6 +316,12 @@ def _hold(folder: Path) -> int | None:
             if os.fstat(held).st_ino == os.stat(folder / LOCK).st_ino:
                 return held
         os.close(held)  # whoever had it has just removed it
+
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    """Whether a file or folder, or a link below it, is of elsewhere: a run's folder may come from somebody else."""
+    links = (each for each in path.rglob("*") if each.is_symlink())
+    return not all(each.resolve().is_relative_to(folder.resolve()) for each in (path, *links))
 
 
 def _all_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from xmtl_ray.config.run import Engine as EngineConfig
 from xmtl_ray.config.run import Optimisation
 from xmtl_ray.config.schema import Term
+from xmtl_ray.models import plain_pickles
 from xmtl_ray.models.memory import BUCKET
+from xmtl_ray.training import shards
 
 Losses = Mapping[Term, Tensor]
 Batch = Any
@@ -191,7 +193,7 @@ class Ddp:
         """See :class:`Engine`."""
         wrong = self.objective.model.load_state_dict(weights(), strict=False)
         assert not wrong.unexpected_keys and not any(map(self.kept, wrong.missing_keys)), wrong
-        state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
+        state = plain_pickles.read(folder / "optimizer.pt", self.device)
         # A sweep's trial may go on from another's checkpoint: with its own settings, which are no state.
         own = [{name: group[name] for name in ("peak", "weight_decay")} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state)
@@ -234,6 +236,7 @@ class DeepSpeed:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         adamw = optimizer(groups)
         self.engine, self.optimizer, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=config)
+        self.engine.checkpoint_engine.load = shards.read  # its own would run what a file tells it to
 
     def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
         """See :class:`Engine`."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from xmtl_ray.config.finetune import FinetuneTrain
 from xmtl_ray.config.run import Engine as EngineConfig
 from xmtl_ray.config.schema import Term, Train
+from xmtl_ray.models import plain_pickles
 from xmtl_ray.multitask.objective import total_loss
 from xmtl_ray.training import engine as engines
 from xmtl_ray.training.context import WorkerContext, sum_over_ranks
@@ -214,7 +215,7 @@ class _Run:
             )
             generators = folder / f"generators_{context.rank}.pt"
             if generators.exists():
-                states = torch.load(generators, weights_only=True)
+                states = plain_pickles.read(generators)
                 torch.set_rng_state(states["cpu"])
                 if "cuda" in states and context.device.type == "cuda":
                     torch.cuda.set_rng_state(states["cuda"], context.device)

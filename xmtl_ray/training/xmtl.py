@@ -32,7 +32,7 @@ from xmtl_ray.multitask import examples as task_examples
 from xmtl_ray.multitask import weighting as weightings
 from xmtl_ray.multitask.batch import Collate
 from xmtl_ray.multitask.objective import Objective
-from xmtl_ray.multitask.pseudo import pseudo_examples
+from xmtl_ray.multitask.pseudo import check_drift, pseudo_examples
 from xmtl_ray.training.batches import Batches
 from xmtl_ray.training.context import WorkerContext, sum_over_ranks
 from xmtl_ray.training.learner import Track
@@ -129,6 +129,7 @@ def build(context: WorkerContext, config: Config) -> Built:
     examples = task_examples.read(config)
     if config.multitask.strategy == "xmtl":
         twins = pseudo_examples(config.multitask.pseudo, config.multitask.tasks)
+        check_drift(examples.train | twins, config.multitask.pseudo.max_drift)
         examples = replace(examples, train=examples.train | twins)
     loaded = weights.create(config, weights.make_tokenizer(config, examples.sentences))
     spec = config.data

@@ -24,6 +24,10 @@ State = Literal["finished", "stopped", "failed", "running", "waiting"]
 ENDED = ("finished", "stopped", "failed")
 
 
+class LedgerError(ValueError):
+    """A sweep's file that says what this version does not write."""
+
+
 @dataclass(frozen=True)
 class Report:
     """A dev evaluation of a trial."""
@@ -205,6 +209,8 @@ def read_sweep(folder: Path) -> tuple[list[Trial], float]:
 
     A trial whose folder says how it ended has ended, though the driver was killed before it could note it; one that
     was at work waits, to go on from its last checkpoint.
+
+    Raises LedgerError for a trial whose folder is not in this one.
     """
     body = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
     trials = []
@@ -213,7 +219,7 @@ def read_sweep(folder: Path) -> tuple[list[Trial], float]:
             item["id"],
             item["drawn"],
             item["parameters"],
-            Path(item["folder"]),
+            _own(folder, str(item["folder"])),
             item["state"],
             item["seconds"],
             item["why"],
@@ -226,6 +232,15 @@ def read_sweep(folder: Path) -> tuple[list[Trial], float]:
             trial.state = "waiting"
         trials.append(trial)
     return trials, float(body["wall_s"])
+
+
+def _own(folder: Path, told: str) -> Path:
+    """Where a trial lies in ``folder``, which may have been moved, or have come from somebody else."""
+    name = Path(told).name
+    place = folder / TRIALS / name
+    if name in {"", ".."} or place.resolve().parent != (folder / TRIALS).resolve():
+        raise LedgerError(f"{folder / SWEEP}: found the trial's folder {told!r}, expected one in {folder / TRIALS}")
+    return place
 
 
 def _write(path: Path, body: Mapping[str, Any]) -> None:
