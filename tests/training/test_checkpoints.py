@@ -268,3 +268,56 @@ def test_a_store_that_stutters_is_tried_again_and_not_for_ever(stuttering, tmp_p
     with pytest.raises(StoreFull, match="no room"):
         commit(ours, 3, tmp_path / "part")
     assert handler.calls == 1
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 server on loopback with a bucket."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    filesystem = fs.S3FileSystem(
+        access_key="test", secret_key="test", region="us-east-1", scheme="http",
+        endpoint_override=f"{host}:{port}", allow_bucket_creation=True,
+    )  # fmt: skip
+    filesystem.create_dir("bucket")
+    yield filesystem
+    server.stop()
+
+
+def test_checkpoints_on_s3(s3, tmp_path):
+    """The manifest comes last; what a killed start left is swept, what is damaged is passed over; one is kept."""
+
+    def store() -> CheckpointStore:
+        return CheckpointStore(s3, "bucket/runs/run/checkpoints", "score", 1, pause_s=0)
+
+    first = store()
+    one = commit(first, 1, tmp_path / "part")
+    first.write(first.start(2), files_of(2, tmp_path / "part"))
+    second = store()
+    second.begin()
+    assert second.newest() == one and held(second, one) == "model/weights at 1" and second.attempt == 2
+    two = commit(second, 3, tmp_path / "part", score=-1)
+    listed = s3.get_file_info(fs.FileSelector("bucket/runs/run/checkpoints"))
+    assert {info.base_name for info in listed} == {one, two, "attempt.json"}
+    with s3.open_output_stream(f"bucket/runs/run/checkpoints/{two}/generators_1") as file:
+        file.write(b"generators_1 at 4")
+    third = store()
+    third.begin()
+    assert third.newest() == one and len(third.invalid) == 1
+
+
+def test_a_run_on_s3_has_one_driver(s3):
+    """A second is refused; the next finds nothing in its way."""
+    from xmtl_ray.training.run_lock import RunLocked, held
+
+    with (
+        held(s3, "bucket/runs/run"),
+        pytest.raises(RunLocked, match=f"pid {os.getpid()} "),
+        held(s3, "bucket/runs/run"),
+    ):
+        pass
+    with held(s3, "bucket/runs/run") as earlier_died:
+        assert not earlier_died
