@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -53,6 +54,24 @@ def test_a_torn_last_line_is_cut_off(tmp_path, torn):
     journal.artifact("b")
     journal.close()
     assert lines(tmp_path) == [{"artifact": "a"}, {"artifact": "b"}]
+
+
+def test_a_journal_on_a_full_disk_waits_for_room(tmp_path, caplog):
+    """Nothing is raised and nothing torn; told once; once there is room, all lines are there in their order."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    journal = Journal(tmp_path)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        for step in range(40):
+            journal.metrics(step, {"loss": 1.0})
+        there, _ = read_from(tmp_path / JOURNAL, 0, 100)
+        assert 5 < len(there) < 20
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.metrics(40, {"loss": 1.0})
+    journal.close()
+    assert [line["step"] for line in lines(tmp_path)] == list(range(41))
+    assert caplog.text.count("waits in memory") == 1
 
 
 def test_a_journal_of_one_torn_line_begins_anew(tmp_path):

@@ -13,6 +13,7 @@ from xmtl_ray.data.images import Canvases
 from xmtl_ray.models import weights
 from xmtl_ray.multitask import examples as task_examples
 from xmtl_ray.multitask.batch import Collate
+from xmtl_ray.training import stopping
 from xmtl_ray.training.context import Local
 from xmtl_ray.training.engine import schedule
 from xmtl_ray.training.loop import NonFiniteLoss, train
@@ -172,6 +173,30 @@ def test_a_checkpoint_within_an_epoch_resumes_within_it(tiny, tmp_path):
     assert min(after) == 3
     assert {step: after[step] for step in after} == {step: unbroken[step] for step in after}
     assert position.epoch == 1
+
+
+@pytest.mark.parametrize("where", ["in the middle of an epoch", "after an epoch's last step"])
+def test_who_is_told_to_stop_leaves_a_checkpoint_of_that_step(tiny, tmp_path, where):
+    """The step that goes on is the last one; begun again the run follows the unbroken one exactly."""
+    config = tiny("train.epochs=2", "model.shared.dropout=0.1", "multitask.weighting.name=dwa")
+    unbroken, _, _ = run(config, tmp_path / "unbroken")
+    last = max(unbroken) // 2 - (where == "in the middle of an epoch")
+    before: dict[int, dict[str, float]] = {}
+
+    def track(step, metrics) -> None:
+        before.setdefault(step, {}).update(metrics)
+        if step == last:
+            stopping.ASKED.set()
+
+    context = Local(tmp_path / "broken", config.train.select, config.train.keep_checkpoints)
+    try:
+        with pytest.raises(stopping.Interrupted, match=f"after step {last}, with a checkpoint"):
+            learn(context, config, *build(config), track)
+    finally:
+        stopping.ASKED.clear()
+    after, _, _ = run(config, tmp_path / "broken")
+    assert max(before) == last
+    assert {**before, **{step: before.get(step, {}) | metrics for step, metrics in after.items()}} == unbroken
 
 
 def test_accumulation_changes_nothing(tiny, tmp_path):

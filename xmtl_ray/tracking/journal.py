@@ -6,12 +6,17 @@ appended; ``mlflow.json`` beside them says which MLflow run they belong to and h
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 JOURNAL = "tracking.jsonl"
 
@@ -24,7 +29,8 @@ class Journal:
         self.path = folder / JOURNAL
         self._lock = threading.Lock()
         _drop_torn_line(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab", buffering=0)
+        self._waiting = b""
 
     def parameters(self, values: Mapping[str, object]) -> None:
         """Settings of the run, once."""
@@ -51,9 +57,19 @@ class Journal:
         self._file.close()
 
     def _write(self, line: dict[str, Any]) -> None:
+        """Where the disk is full the line waits for room, for a run's numbers must not end the run."""
         with self._lock:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            self._waiting += json.dumps(line).encode() + b"\n"
+            end = os.fstat(self._file.fileno()).st_size
+            try:
+                if self._file.write(self._waiting) < len(self._waiting):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self._file.truncate(end)
+                if self._waiting.count(b"\n") == 1:
+                    log.warning("%s: %s; what is to be told waits in memory", self.path, error)
+            else:
+                self._waiting = b""
 
 
 def read_from(path: Path, offset: int, limit: int) -> tuple[list[dict[str, Any]], int]:

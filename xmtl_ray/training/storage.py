@@ -13,6 +13,7 @@ from xmtl_ray.cluster.reach import is_local, reach
 from xmtl_ray.tracking.journal import JOURNAL
 from xmtl_ray.tracking.run import STATE
 from xmtl_ray.training.checkpoints import FOLDER
+from xmtl_ray.training.retries import patiently
 
 CONFIG = "config.yaml"
 INDEX = "checkpoint_manager_snapshot.json"
@@ -43,7 +44,9 @@ def run_folder(storage_path: str, name: str, rank: int) -> Iterator[tuple[Path, 
                 (folder / file).write_bytes(content)
 
         def publish() -> None:
-            fs.copy_files(temporary, f"{root}/{name}", destination_filesystem=filesystem)
+            patiently(
+                lambda: fs.copy_files(temporary, f"{root}/{name}", destination_filesystem=filesystem), f"{root}/{name}"
+            )
 
         try:
             yield folder, publish

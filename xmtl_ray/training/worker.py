@@ -59,7 +59,10 @@ class RayContext(Committing):
         """The files of all ranks become one checkpoint, with rank 0's metrics, before Ray hears of it."""
         super().report(metrics, checkpoint)
         ray.train.report(dict(metrics))
-        self.publish()
+        try:
+            self.publish()
+        except CheckpointError as error:  # on this rank alone, which must not leave the others
+            log.warning("%s; with the next checkpoint it is tried again", error)
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
