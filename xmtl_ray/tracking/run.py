@@ -241,12 +241,13 @@ class Run:
                 return
 
 
-def settle(folder: Path, status: str = "KILLED") -> bool:
+def settle(folder: Path, status: str = "KILLED", expected: bool = False) -> bool:
     """End a run whose process is gone without a word, as ``status``, at its last sign of life; whether it was so.
 
     A process that is killed cannot say so, and in MLflow its run would be RUNNING for ever. A run that goes on holds a
     lock, which ends with its process. The line is written to the journal; ``sync`` sends it. To be called on a machine
-    that shares the lock: the run's own, or one with the same file system.
+    that shares the lock: the run's own, or one with the same file system. ``expected``: somebody has stopped it, and
+    need not be told.
     """
     path = folder / JOURNAL
     if not path.exists() or (alive := _hold(folder)) is None:
@@ -260,7 +261,8 @@ def settle(folder: Path, status: str = "KILLED") -> bool:
         journal = Journal(folder)
         journal.status(status, seen)
         journal.close()
-        log.warning("%s: its process ended without a word; the run is %s", folder, status)
+        level = logging.DEBUG if expected else logging.WARNING
+        log.log(level, "%s: its process ended without a word; the run is %s", folder, status)
         return True
     finally:
         (folder / LOCK).unlink(missing_ok=True)

@@ -88,7 +88,8 @@ def tell_end(trial: Trial, state: str) -> None:
     if not (folder / JOURNAL).exists():
         return
     until = time.monotonic() + PATIENCE_S
-    while not settle(folder) and _status(folder) == "RUNNING" and time.monotonic() < until:
+    stopped = state == "stopped"
+    while not settle(folder, STATUS[state], stopped) and _status(folder) == "RUNNING" and time.monotonic() < until:
         time.sleep(0.5)
     journal = Journal(folder)
     tags = {"sweep.trial": trial.id, "sweep.state": state}
