@@ -105,7 +105,10 @@ def print_result(plan: Plan, trials: list[Trial]) -> None:
     table.add_column(spec.metric, justify="right")
     table.add_column("epochs", justify="right")
     for path in spec.space:
-        table.add_column(".".join(path.split(".")[-2:]), justify="right")
+        name = ".".join(path.split(".")[-2:])
+        if len(spec.space) > 2:  # broken where a name has parts, so that all fit a narrow terminal
+            name = name.replace(".", ".\n").replace("_", "_\n")
+        table.add_column(name, justify="right")
     ranked = sorted(trials, key=lambda one: (one.metric is None, sign * (one.metric or 0.0)))
     for trial in ranked[:12]:
         metric = "–" if trial.metric is None else f"{trial.metric:.2f}"
