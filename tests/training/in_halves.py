@@ -32,7 +32,10 @@ class Folder(RayContext):
 
 
 def in_halves(folder: Path, config, learn: Callable) -> list[dict[int, dict[str, float]]]:
-    """Metrics by step of both halves; ``learn`` takes a context, a config and what to call with metrics."""
+    """Metrics by step of both halves; ``learn`` takes a context, a config and what to call with metrics.
+
+    What the first half has left stays in a folder beside it, see ``half_of``.
+    """
     torch.set_num_threads(1)  # two workers on two cores
     half = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})})
     found = []
@@ -40,4 +43,13 @@ def in_halves(folder: Path, config, learn: Callable) -> list[dict[int, dict[str,
         metrics: dict[int, dict[str, float]] = {}
         learn(Folder(folder), part, lambda step, seen, metrics=metrics: metrics.setdefault(step, {}).update(seen))
         found.append(metrics)
+        if part is half:
+            if dist.get_rank() == 0:
+                shutil.copytree(folder, half_of(folder))
+            dist.barrier()
     return found
+
+
+def half_of(folder: Path) -> Path:
+    """Where the checkpoint after the first half of the run in ``folder`` is."""
+    return folder.with_name(f"{folder.name}, half")

@@ -112,6 +112,50 @@ def two_workers(cluster, world, tmp_path_factory):
     return trainer.fit().return_value
 
 
+def engines_resumed(settings):
+    """Runs in a single worker: what follows from the checkpoints that two workers have left after one epoch."""
+    from in_halves import Folder, half_of
+
+    from xmtl_ray.config.schema import Config
+
+    found = {}
+    for name, tree in settings["configs"].items():
+        metrics = found.setdefault(name, {})
+        config, folder = Config.model_validate(tree), half_of(Path(settings["folder"]) / name)
+
+        def track(step, seen, metrics=metrics) -> None:
+            metrics.setdefault(step, {}).update(seen)
+
+        test_loop.learn(Folder(folder), config, *test_loop.build(config), track)
+    return found
+
+
+@pytest.fixture(scope="module")
+def one_worker_after_two(two_workers, world, tmp_path_factory):
+    """Losses by engine of a single worker that goes on where two have stopped."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from xmtl_ray.config.load import load
+
+    folder = next(tmp_path_factory.getbasetemp().glob("engines*"))
+    configs = {
+        f"joint, {engine}": load("xmtl_smoke", [*common(world), "cluster.workers=1", *ENGINES[engine]]).model_dump(
+            mode="json"
+        )
+        for method, engine in RUNS
+        if method == "joint"
+    }
+    trainer = TorchTrainer(
+        engines_resumed,
+        train_loop_config={"configs": configs, "folder": str(folder)},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=1),
+        run_config=RunConfig(name="resumed", storage_path=str(folder)),
+    )
+    return trainer.fit().return_value
+
+
 @pytest.fixture(scope="module")
 def one_process(world, tmp_path_factory):
     """What the same run gives in this process, by method; each runs once."""
@@ -147,6 +191,18 @@ def test_two_workers_equal_one_process(two_workers, one_process, method, engine)
                 weights |= {value} if name.startswith("train/weight") else set()
     if method in {"dwa", "uncertainty", "famo", "upgrad"}:
         assert max(weights) > 1.05 * min(weights), "the weights do walk"
+
+
+@pytest.mark.parametrize("engine", [engine for method, engine in RUNS if method == "joint"])
+def test_one_worker_goes_on_where_two_stopped(one_worker_after_two, one_process, engine):
+    """Same global batches in the same order: the second epoch's losses are those of one process, to float tolerance."""
+    found, expected = one_worker_after_two[f"joint, {engine}"], one_process("joint")
+    steps = sorted(step for step, metrics in expected.items() if "train/loss" in metrics)
+    assert [step for step in sorted(found) if "train/loss" in found[step]] == steps[len(steps) // 2 :]
+    for step, metrics in found.items():
+        for name, value in metrics.items():
+            if name.startswith("train/loss"):
+                assert value == pytest.approx(expected[step][name], rel=2e-3, abs=2e-3), (step, name)
 
 
 def command(world: Path, folder: Path | str, *overrides: str) -> list[str]:
@@ -222,18 +278,97 @@ def test_a_uri_as_storage_holds_the_whole_run_and_resumes_it(world, tmp_path, cl
     assert other.returncode == 2 and "train.seed: was 0, is 7" in other.stderr
 
 
-def test_ray_replaces_a_killed_worker_without_help(world, tmp_path, cluster):
+def workers_at_work() -> list[psutil.Process]:
+    """Ray names its workers so, and puts each into its session's folder for the run."""
+    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    return [p for p in workers if p.cwd().endswith("/artifacts/run")]
+
+
+def statuses(folder: Path) -> list[str]:
+    return [line["status"] for line in journal(folder) if "status" in line]
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory, cluster):
+    """Losses of a run of two workers that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
+    subprocess.run(command(world, folder, "cluster.workers=2"), check=True, env=environment)
+    return losses(folder)
+
+
+def test_a_driver_stopped_an_index_emptied_a_machine_taken_away(world, tmp_path, cluster, whole):
+    """SIGTERM to the driver, Ray's index left empty, SIGTERM to a worker: each time a checkpoint of that very step is
+    left, no step is done twice, and the losses are those of a run that nothing happened to."""
+    environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
+    line = command(world, tmp_path, "cluster.workers=2", "tracking.enabled=false")
+    driver = subprocess.Popen(line, env=environment)
+    wait_for(lambda: max(losses(tmp_path), default=0) > 2, 180)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(180) == 128 + signal.SIGTERM
+    assert statuses(tmp_path) == ["RUNNING", "KILLED"]
+    stopped = max(losses(tmp_path))
+    (tmp_path / "run/checkpoint_manager_snapshot.json").write_text("")
+
+    driver = subprocess.Popen(line, env=environment)
+    wait_for(lambda: max(losses(tmp_path), default=0) > stopped + 2, 180)
+    workers_at_work()[-1].send_signal(signal.SIGTERM)
+    assert driver.wait(300) == 0
+    names = [path.name for path in (tmp_path / "run/checkpoints").glob("checkpoint_*")]
+    assert {name[:16] for name in names} <= {"checkpoint_a0001", "checkpoint_a0002", "checkpoint_a0003"}
+    assert statuses(tmp_path) == ["RUNNING", "KILLED", "RUNNING", "KILLED", "RUNNING", "FINISHED"]
+    found = [line["step"] for line in journal(tmp_path) if "train/loss" in line.get("metrics", {})]
+    assert len(found) == len(set(found))
+    assert losses(tmp_path) == whole
+
+
+def poisoned(settings):
+    """Runs in each worker: ours, whose loss makes it die in the second epoch, whenever it comes there."""
+    from xmtl_ray.training import loop, worker
+
+    def explode(means, step) -> None:
+        if step > 30:
+            raise MemoryError("poison")
+
+    loop._check_finite = explode
+    return worker.train_worker(settings)
+
+
+def test_a_worker_that_fails_each_time_ends_the_run(world, tmp_path, cluster, monkeypatch):
+    """After max_failures it is an error; the run is FAILED, and the last good checkpoint is there."""
+    from pyarrow import fs
+
+    from xmtl_ray.config.load import load
+    from xmtl_ray.training import launch, worker
+    from xmtl_ray.training.checkpoints import CheckpointStore
+
+    monkeypatch.setattr(worker, "train_worker", poisoned)
+    settings = command(world, tmp_path, "cluster.workers=1", "cluster.max_failures=1", "tracking.enabled=false")[5:]
+    with pytest.raises(launch.TrainingError, match=r"worker 0: .*poison"):
+        launch.launch(load("xmtl_smoke", settings))
+    assert statuses(tmp_path) == ["RUNNING", "FAILED", "RUNNING", "FAILED"]
+    store = CheckpointStore(fs.LocalFileSystem(), str(tmp_path / "run/checkpoints"), "", 1)
+    assert store.newest().endswith("_s00000025")
+
+
+def test_a_cluster_that_has_no_room_is_told_in_time(world, tmp_path, cluster):
+    """Nine workers on four CPUs: an error with both numbers after the time that was given, not for ever."""
+    environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
+    line = command(world, tmp_path, "cluster.workers=9", "cluster.capacity_timeout_s=4", "tracking.enabled=false")
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert "the cluster has 4 of 9 CPU that the run needs; it waits up to 4 s for more" in done.stderr
+    assert "cluster.workers: 9 with 1 CPU each could not be started within 4 s" in done.stderr
+    assert "the cluster has 4 CPU (4 free)" in done.stderr
+
+
+def test_ray_replaces_a_killed_worker_without_help(world, tmp_path, cluster, whole):
     """SIGKILL to one of two workers in the third epoch: the run ends well, with the losses of a run never killed."""
     environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
-    settings = ["cluster.workers=2"]
-    subprocess.run(command(world, tmp_path / "whole", *settings), check=True, env=environment)
-    whole = losses(tmp_path / "whole")
     steps = max(whole) // 4
-    broken = subprocess.Popen(command(world, tmp_path / "broken", *settings), env=environment)
+    broken = subprocess.Popen(command(world, tmp_path / "broken", "cluster.workers=2"), env=environment)
     wait_for(lambda: max(losses(tmp_path / "broken"), default=0) > 2 * steps + 1, 180)
-    # Ray names its workers so, and puts each into its session's folder for the run.
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
-    workers = [p for p in workers if p.cwd().endswith("/artifacts/run")]
+    workers = workers_at_work()
     assert len(workers) == 2
     workers[0].kill()
     assert broken.wait(300) == 0

@@ -22,7 +22,7 @@ from xmtl_ray.config.run import Optimisation
 from xmtl_ray.config.schema import Term
 from xmtl_ray.models import plain_pickles
 from xmtl_ray.models.memory import BUCKET
-from xmtl_ray.training import shards
+from xmtl_ray.training import shards, zero_state
 
 Losses = Mapping[Term, Tensor]
 Batch = Any
@@ -262,12 +262,13 @@ class DeepSpeed:
         return state if _rank() == 0 else None
 
     def save(self, folder: Path) -> None:
-        """Every rank writes its shard."""
-        self.engine.save_checkpoint(str(folder / "deepspeed"), tag="state", exclude_frozen_parameters=True)
+        """Rank 0 writes for all; see ``zero_state``."""
+        zero_state.save(self.engine, self.objective.model, folder)
 
     def load(self, folder: Path, weights: Callable[[], Mapping[str, Tensor]]) -> None:
-        """DeepSpeed's own shards hold weights and optimizer state alike."""
-        self.engine.load_checkpoint(str(folder / "deepspeed"), tag="state", load_module_strict=False)
+        """See :class:`Engine`."""
+        put(self.objective.model, weights())
+        zero_state.load(self.engine, self.objective.model, folder)
 
 
 @torch.no_grad()
