@@ -39,6 +39,18 @@ def test_the_same_number_is_proposed_the_same_again(search):
     assert first[0] != first[1] != propose(search, TWO, 1, 13, told, "max")
 
 
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_few_choices_are_not_tried_twice(search):
+    """Of four combinations four trials try each, whatever the seed; a fifth has to repeat one."""
+    space = {name: Domain.model_validate({"choice": ["x", "y"]}) for name in "ab"}
+    for seed in range(5):
+        told = []
+        for number in range(5):
+            told.append(trial(number, propose(search, space, seed, number, told, "max"), 1.0))
+        assert len({(one.drawn["a"], one.drawn["b"]) for one in told[:4]}) == 4
+        assert told[4].drawn in [one.drawn for one in told[:4]]
+
+
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_tpe_goes_where_it_was_best(mode):
     """Of a metric that is best at a=0.3, twelve draws are known; ten proposals are nearer to it than uniform ones."""
@@ -84,12 +96,13 @@ def test_what_stopping_saved_is_reckoned_by_the_trial_s_own_pace():
 def test_a_killed_sweep_is_read_from_its_files(tmp_path):
     """The driver was killed with three trials at work: one had finished since, one waits with what it has reported (a
     line was torn, an epoch made twice), one was stopped before."""
-    trials = [trial(n, {"a": n}, 1.0, state, tmp_path / f"t{n}") for n, state in enumerate(["running"] * 2)]
-    trials.append(trial(2, {"a": 2}, 3.0, "stopped", tmp_path / "t2"))
-    ledger.write_outcome(tmp_path / "t0", "finished")
+    trials_at = tmp_path / ledger.TRIALS
+    trials = [trial(n, {"a": n}, 1.0, state, trials_at / f"t{n}") for n, state in enumerate(["running"] * 2)]
+    trials.append(trial(2, {"a": 2}, 3.0, "stopped", trials_at / "t2"))
+    ledger.write_outcome(trials_at / "t0", "finished")
     for report in (Report(1, 5, 1.0, 1.0), Report(2, 10, 2.0, 2.0), Report(2, 10, 2.5, 2.5)):
-        ledger.append_report(tmp_path / "t1", report)
-    with (tmp_path / "t1" / ledger.REPORTS).open("a") as file:
+        ledger.append_report(trials_at / "t1", report)
+    with (trials_at / "t1" / ledger.REPORTS).open("a") as file:
         file.write('{"epoch": 3, "st')
     ledger.write_sweep(tmp_path, about(), trials, 12.0, {"001": "m"}, {"a": 1.0})
     found, wall_s = ledger.read_sweep(tmp_path)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WARM_UP = 10
 """Draws before tpe learns from results."""
+ATTEMPTS = 20
+"""Draws for a trial, at most, until it is none that was tried."""
 
 
 def count(search: str, samples: int | None, space: Mapping[str, Domain]) -> int:
@@ -38,7 +40,7 @@ def propose(
     trials: Sequence[Trial],
     mode: Literal["max", "min"],
 ) -> dict[str, Scalar]:
-    """A value for each coordinate.
+    """A value for each coordinate; of few choices another combination than was tried, while there is one to be drawn.
 
     Args:
         search: grid, tpe, or random (with which a population begins, too).
@@ -51,12 +53,18 @@ def propose(
     if search == "grid":
         points = itertools.product(*(domain.listed() for domain in space.values()))
         return dict(zip(space, next(itertools.islice(points, number, None)), strict=True))
-    study = _study(search, seed * 1_000_003 + number)
-    if search == "tpe":
-        for trial in _told(space, trials, mode):
-            study.add_trial(trial)
-    asked = study.ask({path: domain.distribution() for path, domain in space.items()})
-    return {path: space[path].fit(value) for path, value in asked.params.items()}
+    known = [trial.drawn for trial in trials]
+    found: dict[str, Scalar] = {}
+    for attempt in range(ATTEMPTS):
+        study = _study(search, seed * 1_000_003 + number + 10_007 * attempt)
+        if search == "tpe":
+            for trial in _told(space, trials, mode):
+                study.add_trial(trial)
+        asked = study.ask({path: domain.distribution() for path, domain in space.items()})
+        found = {path: space[path].fit(value) for path, value in asked.params.items()}
+        if found not in known:
+            break
+    return found
 
 
 def importance(
