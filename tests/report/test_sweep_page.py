@@ -80,11 +80,12 @@ def test_what_it_cost_and_what_was_saved(tmp_path):
         "4: 2 finished, 1 stopped, 1 failed",
         "61.25 dev/mean_f1, trial t3",
         "1 h 2 min",
-        "0.167, 2 a trial",
+        "0.167, 2 workers a trial",
         "10 of 16, had none been stopped (38 % saved)",
         "0.1 worker-hours",
     ):
         assert words in text, words
+    assert "had none been stopped" not in seen(page(tmp_path, scheduler="none"))
 
 
 def test_importance_is_from_the_largest_to_the_smallest(tmp_path):

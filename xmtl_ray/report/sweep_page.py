@@ -170,15 +170,21 @@ def _facts(sweep: Sweep) -> list[tuple[str, str]]:
         found.append(("Took", clock(sweep.wall_s)))
     hours = [trial.worker_hours for trial in sweep.trials if trial.worker_hours is not None]
     if hours:
-        each = f", {sweep.workers_per_trial} a trial" if sweep.workers_per_trial else ""
+        each = f", {_workers(sweep.workers_per_trial)} a trial" if sweep.workers_per_trial else ""
         found.append(("Worker-hours", f"{sum(hours):.3g}{each}"))
-    if (budget := sweep.budget) is not None:
+    if (budget := sweep.budget) is not None and sweep.scheduler == "none":
+        found.append(("Epochs", f"{budget.epochs_run:g}"))
+    elif budget is not None:
         share = 100 * (1 - budget.epochs_run / budget.epochs_full) if budget.epochs_full else 0.0
         found.append(
             ("Epochs", f"{budget.epochs_run:g} of {budget.epochs_full:g}, had none been stopped ({share:.0f} % saved)")
         )
         found.append(("Saved by stopping early", f"{budget.saved_worker_hours:.3g} worker-hours"))
     return found
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' * (count > 1)}"
 
 
 def _importance(sweep: Sweep, labels: dict[str, str]) -> list[tuple[str, str, float]]:
