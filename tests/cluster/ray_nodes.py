@@ -223,8 +223,9 @@ class Nodes:
         ]
 
     def actors(self, name):
-        """Node → how many actors it has had whose class is called so."""
-        return Counter(actor["node_id"] for actor in self.state("actors") if name in actor["class_name"])
+        """Node → how many actors it has had whose class is called so; those that were never started are nowhere."""
+        some = [actor["node_id"] for actor in self.state("actors") if name in actor["class_name"]]
+        return Counter(node for node in some if node)
 
     def processes(self):
         """All that were started here, and all that those started."""

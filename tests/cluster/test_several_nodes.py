@@ -132,7 +132,7 @@ def test_pseudo_labels_of_several_nodes_are_those_of_one_process(nodes, world, t
 
 
 def test_a_sweep_packs_its_trials_over_the_nodes(nodes, world, tmp_path):
-    """Four trials of a CPU each are begun at once, two to a node; one of them again here has the same losses."""
+    """Four trials of a CPU each, on all nodes that there are; one of them again here has the same losses."""
     space = test_sweeps.made(
         tmp_path, world, search="grid", scheduler="none",
         space={"train.learning_rate.text": {"grid": [1e-3, 2e-3, 3e-3, 4e-3]}},
@@ -140,7 +140,7 @@ def test_a_sweep_packs_its_trials_over_the_nodes(nodes, world, tmp_path):
     )  # fmt: skip
     nodes.xmtl("sweep", space)
     trials = nodes.actors("ImplicitFunc")
-    assert set(trials) == set(nodes.alive()) and sorted(trials.values()) == [2, 2]
+    assert set(trials) == set(nodes.alive()) and sum(trials.values()) == 4
     folder = tmp_path / "runs" / "tried"
     body = json.loads((folder / "sweep.json").read_text())
     assert [trial["state"] for trial in body["trials"]] == ["finished"] * 4
