@@ -162,24 +162,6 @@ def test_the_optimizer_of_a_checkpoint(payload, tmp_path):
             engine.load(tmp_path, objective.model.state_dict)
 
 
-def test_shards_of_deepspeed(payload, tmp_path):
-    """Which it would unpickle itself; its own classes are read, and no constructor of theirs is called."""
-    pytest.importorskip("deepspeed")
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-
-    from xmtl_ray.training import shards
-
-    path = tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
-    for kind in KINDS:
-        path.write_bytes(payload[kind])
-        with pytest.raises(ValueError, match=r"optim_states.pt: found .*, expected plain tensors and DeepSpeed's own"):
-            shards.read(path)
-    torch.save({"stage": ZeroStageEnum.gradients, "scaler": LossScaler(scale=2.0), "flat": torch.ones(3)}, path)
-    read = shards.read(path)
-    assert (read["stage"], read["scaler"].cur_scale, read["flat"].tolist()) == (2, 2.0, [1.0] * 3)
-
-
 @pytest.fixture(scope="module")
 def model(world, tmp_path_factory):
     """A model folder of X-MTL."""

@@ -22,7 +22,7 @@ from xmtl_ray.config.run import Optimisation
 from xmtl_ray.config.schema import Term
 from xmtl_ray.models import plain_pickles
 from xmtl_ray.models.memory import BUCKET
-from xmtl_ray.training import shards, zero_state
+from xmtl_ray.training import zero_state
 
 Losses = Mapping[Term, Tensor]
 Batch = Any
@@ -236,7 +236,6 @@ class DeepSpeed:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         adamw = optimizer(groups)
         self.engine, self.optimizer, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=config)
-        self.engine.checkpoint_engine.load = shards.read  # its own would run what a file tells it to
 
     def step(self, batches: Sequence[Batch], total: Callable[[Losses], Tensor], factor: float) -> list[Losses]:
         """See :class:`Engine`."""
