@@ -63,18 +63,19 @@ def test_ddp_over_nodes_outlives_one_of_them(nodes, world, tmp_path):
     expected, _, _ = test_loop.run(load("xmtl_smoke", [*settings, "cluster.workers=0"]), tmp_path / "one")
     steps = max(expected) // 4
 
+    earlier = nodes.actors("RayTrainWorker")
     driver = nodes.start(
         sys.executable, "-m", "xmtl_ray", "train", "xmtl_smoke", *settings, *APART, f"storage_path={tmp_path}"
     )
     ray_nodes.wait_for(lambda: max(test_ray.losses(tmp_path), default=0) > 2 * steps + 1, 300, driver)
-    before = nodes.actors("RayTrainWorker")
+    before = nodes.actors("RayTrainWorker") - earlier
     assert sorted(before.values()) == [1, 1], "a worker on each of two nodes"
     lost = next(node for node in nodes.nodes if node.id in before)
     lost.kill_raylet()
     printed, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, printed
     assert lost.id not in nodes.alive()
-    after = nodes.actors("RayTrainWorker") - before
+    after = nodes.actors("RayTrainWorker") - earlier - before
     assert sorted(after.values()) == [1, 1] and lost.id not in after, "and again, elsewhere"
     assert all(len(told) == 1 for told in test_ray.losses(tmp_path).values())
     same(journal(tmp_path / "run"), expected)
