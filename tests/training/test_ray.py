@@ -352,13 +352,13 @@ def test_a_worker_that_fails_each_time_ends_the_run(world, tmp_path, cluster, mo
 
 
 def test_a_cluster_that_has_no_room_is_told_in_time(world, tmp_path, cluster):
-    """Nine workers on four CPUs: an error with both numbers after the time that was given, not for ever."""
+    """Five workers on four CPUs: an error with both numbers after the time that was given, not for ever."""
     environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
-    line = command(world, tmp_path, "cluster.workers=9", "cluster.capacity_timeout_s=4", "tracking.enabled=false")
+    line = command(world, tmp_path, "cluster.workers=5", "cluster.capacity_timeout_s=4", "tracking.enabled=false")
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2
-    assert "the cluster has 4 of 9 CPU that the run needs; it waits up to 4 s for more" in done.stderr
-    assert "cluster.workers: 9 with 1 CPU each could not be started within 4 s" in done.stderr
+    assert "the cluster has 4 of 5 CPU that the run needs; it waits up to 4 s for more" in done.stderr
+    assert "cluster.workers: 5 with 1 CPU each could not be started within 4 s" in done.stderr
     assert "the cluster has 4 CPU (4 free)" in done.stderr
 
 
