@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin of -n looks at what is said here
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (-n) one takes what starts Ray, first since it is the longest; the others file by file.
 
