@@ -15,16 +15,26 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin of -n looks at what is said here
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (-n) one takes what starts Ray, first since it is the longest; the others file by file.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """With several processes (-n) one takes all files that start Ray, the others go file by file.
 
-    Two Ray clusters on one machine are in each other's way, and a file's fixtures are to be made once.
+    Two Ray clusters on one machine are in each other's way, and a file's fixtures are to be made once. (``--dist
+    loadgroup`` would say it by marks, but has no effect with this version of pytest.)
     """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if "mark.ray" in (config.rootpath / file).read_text(encoding="utf-8") else file
+
+    return Lanes(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts Ray comes first: it is the longest."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        lane = "ray" if item.get_closest_marker("ray") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(lane))
 
 
 @pytest.fixture(scope="session")
