@@ -100,7 +100,8 @@ def load(folder: Path) -> LoadedModel:
     try:
         loaded.model.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
-        found = encoders.first_line(error)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]  # the first counts the others
+        found = lines[min(1, len(lines) - 1)] if lines else type(error).__name__
         raise ModelFolderError(f"{folder / WEIGHTS}: found {found}, expected this model's weights") from None
     loaded.model.eval()
     return loaded
