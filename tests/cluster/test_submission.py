@@ -327,6 +327,26 @@ with cluster(0, address=sys.argv[1], quiet=True):
     assert not list(private.iterdir()) and not list(shared.iterdir()), "marks are removed"
 
 
+def test_a_cluster_that_asks_nobody_gets_a_job_only_if_told_so(clone):
+    """S1: refused, and no job is there; by --insecure it runs, with a warning, and the verb's output comes back."""
+    home = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    one = Head(home, RAY_AUTH_MODE="disabled")
+    try:
+        one.wait(None)
+        environment = clean(HOME=str(home), RAY_API_SERVER_ADDRESS=one.address)
+        line = [sys.executable, "-m", "xmtl_ray", "submit"]
+        told = {"cwd": clone, "env": environment, "capture_output": True, "text": True, "timeout": 900}
+        refused = subprocess.run([*line, "recipes"], check=False, **told)
+        assert refused.returncode == 2 and "asks for no token: whoever reaches it runs code there" in refused.stderr
+        assert json.loads(one.ask("/api/jobs/")[1]) == []
+        done = subprocess.run([*line, "--insecure", "recipes"], check=False, **told)
+        assert done.returncode == 0, done.stderr
+        assert "asks for no token" in done.stderr and "xmtl_smoke" in done.stdout
+    finally:
+        one.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def test_a_token_of_another_cluster_is_told_so(head, token, tmp_path, monkeypatch):
     """None, and a wrong one; a place where nothing listens; a page that is not Ray's."""
     monkeypatch.setenv("HOME", str(tmp_path))
