@@ -18,12 +18,13 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from test_on_premises import HEAD, PORTS, TLS, WORKER, Node, addresses, answer, environment, free_ports, listens, until
+from test_on_premises import HEAD, PORTS, TLS, WORKER, Node, addresses, answer, environment, free_ports, until
 
 ADDRESS = "10.213.0.{}"
 """Of a node, within the namespaces: the machine itself has no such address."""
 MOST = 6
 """Nodes at once."""
+TRIES = 4
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -142,10 +143,7 @@ class Nodes:
             authority, tls = self.home / "authority", self.home / ".ray" / "tls"
             for arguments in (["authority", authority], ["node", authority, tls, *dict.fromkeys(own)]):
                 subprocess.run([TLS, *arguments], check=True, capture_output=True)
-            self.head = Placed(self, 0, 0)
-            self.nodes.append(self.head)
-            with self.network.inside(0):
-                until(lambda: listens("127.0.0.1", self.head.ports["dashboard-port"]), self.head)
+            self._begun(0, 0, lambda: True)
             for some in cpus:
                 self.add(some)
         except BaseException:
@@ -160,11 +158,22 @@ class Nodes:
     def add(self, cpus):
         """One more node, which has joined."""
         before = set(self.alive())
-        node = Placed(self, len(self.nodes), cpus)
-        self.nodes.append(node)
-        until(lambda: len(set(self.alive()) - before) == 1, node)
+        node = self._begun(len(self.nodes), cpus, lambda: len(set(self.alive()) - before) == 1)
         (node.id,) = set(self.alive()) - before
         return node
+
+    def _begun(self, number, cpus, joined):
+        """A node that has started. Ray gives itself 30 s for it; on a busy machine it is begun again, as by systemd."""
+        for _ in range(TRIES):
+            node = Placed(self, number, cpus)
+            if number == 0:
+                self.head = node
+            while node.process.poll() is None:
+                if "Ray runtime started" in node.log.read_text() and joined():
+                    self.nodes.append(node)
+                    return node
+                time.sleep(0.2)
+        raise AssertionError(node.log.read_text())
 
     def environment(self):
         """Of nodes, and of drivers on the head."""

@@ -59,19 +59,21 @@ def test_ddp_over_nodes_outlives_one_of_them(nodes, world, tmp_path):
     """
     if nodes.apart:
         assert len({node["node_ip"] for node in nodes.state("nodes")}) == 4
-    settings = [*test_ray.common(world), "train.epochs=4", "train.global_batch=32", "name=run"]
+    settings = [*test_ray.common(world), "train.epochs=12", "train.global_batch=32", "name=run"]
     expected, _, _ = test_loop.run(load("xmtl_smoke", [*settings, "cluster.workers=0"]), tmp_path / "one")
-    steps = max(expected) // 4
+    steps = max(expected) // 12
 
     earlier = nodes.actors("RayTrainWorker")
     driver = nodes.start(
         sys.executable, "-m", "xmtl_ray", "train", "xmtl_smoke", *settings, *APART, f"storage_path={tmp_path}"
     )
-    ray_nodes.wait_for(lambda: max(test_ray.losses(tmp_path), default=0) > 2 * steps + 1, 300, driver)
+    ray_nodes.wait_for(lambda: test_ray.losses(tmp_path), 300, driver)
     before = nodes.actors("RayTrainWorker") - earlier
     assert sorted(before.values()) == [1, 1], "a worker on each of two nodes"
     lost = next(node for node in nodes.nodes if node.id in before)
+    ray_nodes.wait_for(lambda: max(test_ray.losses(tmp_path), default=0) > 2 * steps + 1, 300, driver)
     lost.kill_raylet()
+    assert driver.poll() is None and max(test_ray.losses(tmp_path)) < max(expected), "lost before the end"
     printed, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, printed
     assert lost.id not in nodes.alive()
