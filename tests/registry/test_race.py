@@ -40,6 +40,7 @@ def plainly(client, name, run, version, request):
     time.sleep(random.random() / 20)
     if client.get_registered_model(name).aliases.get(CHAMPION) != expected:
         return expected, False
+    time.sleep(random.random() / 20)  # whatever a process is held up by between a look and a write
     client.set_registered_model_alias(name, CHAMPION, version)
     return expected, True
 
