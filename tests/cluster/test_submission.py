@@ -243,6 +243,7 @@ def test_a_secret_that_the_cluster_lacks_stops_the_job_before_it_begins(xmtl, wo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_job_goes_on_after_ctrl_c_and_resumes_from_s3_after_a_kill(xmtl, head, token, world):
     """All lies in a bucket: Ctrl-C leaves the job, SIGKILL of its driver frees what it held, a second job goes on."""
     line = [
