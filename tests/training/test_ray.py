@@ -239,7 +239,7 @@ def test_a_killed_driver_run_again_follows_the_unbroken_run(world, tmp_path):
     whole = losses(tmp_path / "whole")
     steps = max(whole) // 4
     broken = subprocess.Popen(command(world, tmp_path / "broken", "cluster.workers=0"))
-    wait_for(lambda: max(losses(tmp_path / "broken"), default=0) > 2 * steps + 1, 120)
+    wait_for(lambda: max(losses(tmp_path / "broken"), default=0) > 2 * steps + 1, 300)
     broken.send_signal(signal.SIGKILL)
     broken.wait()
     assert max(losses(tmp_path / "broken")) < max(whole), "it was killed before its end"
