@@ -159,8 +159,8 @@ class Run(Section):
             )
         if "://" in self.storage_path and self.cluster.workers == 0:
             raise ValueError(
-                f"storage_path: {self.storage_path!r} needs cluster.workers of at least 1, for Ray keeps the "
-                "checkpoints there; without workers name a folder"
+                f"storage_path: {self.storage_path!r} needs cluster.workers of at least 1: a run without workers "
+                "keeps its checkpoints in a folder; name one"
             )
         if self.engine.name == "deepspeed" and self.cluster.workers == 0:
             raise ValueError("engine.name: deepspeed needs cluster.workers of at least 1")

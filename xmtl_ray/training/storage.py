@@ -25,7 +25,7 @@ def run_folder(storage_path: str, name: str, rank: int) -> Iterator[tuple[Path, 
     """A local folder for what a run writes, and what brings it to ``storage_path/name`` (as does the end).
 
     On this machine it is that folder itself, and there is nothing to bring. Behind a URI the journal and the MLflow
-    run of an earlier start are fetched first, so that a resumed run goes on in them; Ray keeps the checkpoints there.
+    run of an earlier start are fetched first, so that a resumed run goes on in them; checkpoints are committed there.
     Rank 0 alone fetches and brings: another's copies would be old ones.
     """
     if is_local(storage_path):
