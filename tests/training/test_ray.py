@@ -193,6 +193,7 @@ def test_two_workers_equal_one_process(two_workers, one_process, method, engine)
         assert max(weights) > 1.05 * min(weights), "the weights do walk"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", [engine for method, engine in RUNS if method == "joint"])
 def test_one_worker_goes_on_where_two_stopped(one_worker_after_two, one_process, engine):
     """Same global batches in the same order: the second epoch's losses are those of one process, to float tolerance."""
