@@ -7,8 +7,9 @@ counts, which are summed before F1 is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -58,17 +59,9 @@ def f1_interval(
     known = np.array([(each.correct, each.predicted, each.gold) for each in counts]).reshape(-1, 3)
     if len(known) < 2:
         return float(_f1(known)), float(_f1(known))
-    drawn = stats.bootstrap(
-        (np.arange(len(known)),),
-        lambda documents, axis: _f1(known[documents], axis),
-        n_resamples=resamples,
-        confidence_level=level,
-        method="percentile",
-        vectorized=True,
-        batch=200,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(drawn.low), float(drawn.high)
+    return _percentile(
+        [np.arange(len(known))], lambda documents, axis: _f1(known[documents], axis), resamples, level, seed
+    )
 
 
 def mean_interval(
@@ -84,11 +77,30 @@ def mean_interval(
     """
     # A single value is always drawn; scipy wants two to draw from.
     values = [np.array(group if len(group) > 1 else [*group, *group], dtype=float) for group in groups]
-    drawn = stats.bootstrap(
+    return _percentile(
         values,
         lambda *drawn, axis: np.mean([group.mean(axis=axis) for group in drawn], axis=0),
+        resamples,
+        level,
+        seed,
+    )
+
+
+def _percentile(
+    samples: Sequence[np.ndarray],
+    statistic: Callable[..., np.ndarray],
+    resamples: int,
+    level: float,
+    seed: int,
+    alternative: Literal["two-sided", "greater"] = "two-sided",
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of ``statistic``, with ``greater`` open above; each of ``samples`` by itself."""
+    drawn = stats.bootstrap(
+        samples,
+        statistic,
         n_resamples=resamples,
         confidence_level=level,
+        alternative=alternative,
         method="percentile",
         vectorized=True,
         batch=200,
@@ -144,18 +156,15 @@ def gain(
     observed = float(_f1(one) - _f1(other))
     if len(names) < 2:
         return observed, -100.0
-    drawn = stats.bootstrap(
-        (np.arange(len(names)),),
+    low, _ = _percentile(
+        [np.arange(len(names))],
         lambda documents, axis: _f1(one[documents], axis) - _f1(other[documents], axis),
-        n_resamples=resamples,
-        confidence_level=confidence,
+        resamples,
+        confidence,
+        seed,
         alternative="greater",
-        method="percentile",
-        vectorized=True,
-        batch=200,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return observed, float(drawn.low)
+    )
+    return observed, low
 
 
 def _counts(scores: Iterable[Mapping[str, Prf]], metric: str) -> np.ndarray:
