@@ -70,6 +70,21 @@ def common(world: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def in_workers(loop, workers: int, configs: dict[str, dict], folder: Path, name: str):
+    """What rank 0 of so many Ray workers gives, each of which runs ``loop`` on ``configs`` and ``folder``."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={"configs": configs, "folder": str(folder)},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=workers),
+        run_config=RunConfig(name=name, storage_path=str(folder)),
+    )
+    return trainer.fit().return_value
+
+
 def engines_in_turn(settings):
     """Runs in each worker: training by each engine; its losses before and after a resumption."""
     import ray.train
@@ -90,9 +105,6 @@ def engines_in_turn(settings):
 @pytest.fixture(scope="module")
 def two_workers(cluster, world, tmp_path_factory):
     """Losses of two Ray workers by engine, all in one Ray Train run: starting workers costs more than training."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     from xmtl_ray.config.load import load
 
     folder = tmp_path_factory.mktemp("engines")
@@ -102,14 +114,7 @@ def two_workers(cluster, world, tmp_path_factory):
         ).model_dump(mode="json")
         for method, engine in RUNS
     }
-    trainer = TorchTrainer(
-        engines_in_turn,
-        train_loop_config={"configs": configs, "folder": str(folder)},
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(num_workers=2),
-        run_config=RunConfig(name="engines", storage_path=str(folder)),
-    )
-    return trainer.fit().return_value
+    return in_workers(engines_in_turn, 2, configs, folder, "engines")
 
 
 def engines_resumed(settings):
@@ -133,9 +138,6 @@ def engines_resumed(settings):
 @pytest.fixture(scope="module")
 def one_worker_after_two(two_workers, world, tmp_path_factory):
     """Losses by engine of a single worker that goes on where two have stopped."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     from xmtl_ray.config.load import load
 
     folder = next(tmp_path_factory.getbasetemp().glob("engines*"))
@@ -146,14 +148,7 @@ def one_worker_after_two(two_workers, world, tmp_path_factory):
         for method, engine in RUNS
         if method == "joint"
     }
-    trainer = TorchTrainer(
-        engines_resumed,
-        train_loop_config={"configs": configs, "folder": str(folder)},
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(num_workers=1),
-        run_config=RunConfig(name="resumed", storage_path=str(folder)),
-    )
-    return trainer.fit().return_value
+    return in_workers(engines_resumed, 1, configs, folder, "resumed")
 
 
 @pytest.fixture(scope="module")
