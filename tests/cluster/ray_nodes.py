@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import processes
 import psutil
 from test_on_premises import HEAD, PORTS, TLS, WORKER, Node, addresses, answer, environment, free_ports, until
 
@@ -248,8 +249,7 @@ class Nodes:
             if node.process.poll() is None:
                 node.stop()
         left = self.processes()
-        for one in left:
-            one.kill()
+        processes.kill(left)
         self.network.close()
         shutil.rmtree(self.home, ignore_errors=True)
         return left

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import processes
 import psutil
 import pytest
 
@@ -136,8 +137,7 @@ class Node:
         below = self.processes()
         self.process.send_signal(signal.SIGTERM)
         _, left = psutil.wait_procs(below, timeout=120)
-        for one in left:
-            one.kill()
+        processes.kill(left)
         return left
 
 

@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import processes
 import psutil
 import pytest
 
@@ -104,8 +105,7 @@ class Head:
         for main in (*self.more, self.process):
             main.send_signal(signal.SIGTERM)
         _, left = psutil.wait_procs(below, timeout=30)
-        for one in left:
-            one.kill()
+        processes.kill(left)
         for main in (*self.more, self.process):
             main.wait(30)
 

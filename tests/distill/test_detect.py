@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-import psutil
+import processes
 import pytest
 
 from xmtl_ray.data import m2e2, objects
@@ -112,10 +112,8 @@ detect(Path({str(folder)!r}), "yolo:{yolo[0]}", Path({str(tmp_path)!r}), shard=1
 
     def kill(done: int, of: int) -> None:
         if done and not killed:
-            for process in psutil.Process().children(recursive=True):
-                if "MapWorker" in " ".join(process.cmdline()):
-                    killed.append(process.pid)
-                    process.kill()
+            killed.extend(processes.named("MapWorker"))
+            processes.kill(killed)
 
     again = detect(folder, f"yolo:{yolo[0]}", tmp_path, shard=1, progress=kill)
     assert killed and again.new == counts.new - len(committed)

@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
+import processes
 import pytest
 import sure_teachers
 from sure_teachers import TASKS
@@ -166,10 +166,8 @@ label(load({str(recipe)!r}), Path({str(store)!r}), lambda done, of: print(done, 
 
         def kill(done: int, of: int) -> None:
             if done and not killed:
-                started = psutil.Process().children(recursive=True)
-                actor = next(each for each in started if "MapWorker" in " ".join(each.cmdline()))
-                killed.append(actor.pid)
-                actor.kill()
+                killed.append(processes.named("MapWorker")[0])
+                processes.kill(killed)
 
         counts = label(settings("distill.actors=2"), store, kill)
         assert killed and counts.new == 40 - SHARD

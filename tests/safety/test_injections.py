@@ -73,7 +73,8 @@ def test_in_a_prompt_they_are_words(tokenizer, kind):
     special = {tokenizer.convert_tokens_to_ids(name) for name in chat.special_tokens(tokenizer)} | set(TAGS.values())
 
     def signs(text):
-        ids = chat.prompt(tokenizer, chat.messages([Turn(text, "")], kind, None), chat.sign(kind))
+        said = chat.messages([chat.unsigned(Turn(text, ""), kind)], kind, None)
+        ids = chat.prompt(tokenizer, said, chat.sign(kind))
         return [name for name in ids if name in special], tokenizer.decode(
             [name for name in ids if name not in special]
         )

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 
+import processes
 import pytest
 import torch
 from PIL import Image
@@ -239,21 +240,19 @@ def test_sampling_hangs_on_the_seed_alone(model, data, tmp_path):
 @pytest.mark.slow
 def test_actors_write_the_same_file(whole, model, data, broken, tmp_path):
     """Two of them, byte for byte, though one is killed; and a broken record is left out as without them."""
-    import psutil
     import ray
 
     from xmtl_ray.cluster.connection import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
     ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": ENVIRONMENT})
-    killed, me = [], psutil.Process()
+    killed = []
     try:
 
         def kill_one(done, of):
             if done and not killed:
-                working = [one for one in me.children(recursive=True) if "MapWorker" in " ".join(one.cmdline())]
-                working[0].kill()
-                killed.append(working[0].pid)
+                killed.append(processes.named("MapWorker")[0])
+                processes.kill(killed)
 
         out = tmp_path / "a.jsonl"
         answer(model, data / "test.json", out, settings(model), shard=2, actors=2, progress=kill_one)

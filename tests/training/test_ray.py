@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import psutil
 import pytest
 import test_loop
@@ -276,8 +277,7 @@ def test_a_uri_as_storage_holds_the_whole_run_and_resumes_it(world, tmp_path, cl
 
 def workers_at_work() -> list[psutil.Process]:
     """Ray names its workers so, and puts each into its session's folder for the run."""
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
-    return [p for p in workers if p.cwd().endswith("/artifacts/run")]
+    return [one for one in processes.named("RayTrainWorker", everywhere=True) if one.cwd().endswith("/artifacts/run")]
 
 
 def statuses(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
+import processes
 import pytest
 from typer.testing import CliRunner
 
@@ -196,9 +196,8 @@ def test_a_population_changes_while_it_trains_and_survives_its_driver(world, tmp
 
     def one_is_replaced_and_one_is_over():
         if not members and any(map(read_reports, folders)):
-            processes = psutil.Process().children(recursive=True)
-            members.extend(one for one in processes if "ImplicitFunc" in " ".join(one.cmdline()))
-            members[0].kill()
+            members.extend(processes.named("ImplicitFunc"))
+            processes.kill(members[:1])
         return any(map(read_outcome, folders)) and drawn() != begun_with
 
     output = killed(path, cluster, one_is_replaced_and_one_is_over)

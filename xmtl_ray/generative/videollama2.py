@@ -114,7 +114,7 @@ class VideoLLaMA2Chat:
             expected = "a text, image or video: VideoLLaMA2's ear is not built"
             raise DataError(self.media / medium.path, conversation.id, "media", kind, expected)
         mark = chat.sign(kind)
-        said = chat.messages(conversation.turns, kind, self.system)
+        said = chat.messages([chat.unsigned(turn, kind) for turn in conversation.turns], kind, self.system)
         first = next(place for place, message in enumerate(said) if message["role"] == "user")
         asked = tuple(chat.prompt(self.tokenizer, said[: first + 1], mark))
         row = chat.supervised(self.tokenizer, said, mark)

@@ -4,8 +4,8 @@ A medium stands in the text as ``<image>`` or ``<video>`` and in the ids as a ta
 on both sides of a tag is tokenised by itself, so that a SentencePiece tokenizer begins each piece anew; and what is
 learnt from follows from the lengths of tokenised prefixes, so that a template's newline after an answer is learnt, too.
 A tokenizer's special tokens are the template's alone: in a conversation's own words ``<|im_end|>`` is ten letters that
-end no turn, and a second ``<image>`` shows nothing. (The original reads them as tokens there, too. Mistral's ``[INST]``
-is no token, and stays what it is.)
+end no turn. (The original reads them as tokens there, too. Mistral's ``[INST]`` is no token, and stays what it is.)
+A second ``<image>`` shows the medium again, as in the original, unless :func:`unsigned` made letters of it.
 """
 
 from __future__ import annotations
@@ -67,10 +67,9 @@ def messages(turns: Sequence[Turn], kind: str | None, system: str | None, newlin
     """
     found: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     for number, turn in enumerate(turns):
-        words = _unsigned(turn.prompt, kind)
-        found.append({"role": "user", "content": words if number else _opening(words, kind, newline)})
+        found.append({"role": "user", "content": turn.prompt if number else _opening(turn.prompt, kind, newline)})
         if turn.answer or number < len(turns) - 1:
-            found.append({"role": "assistant", "content": _unsigned(turn.answer, kind)})
+            found.append({"role": "assistant", "content": turn.answer})
     return found
 
 
@@ -80,10 +79,11 @@ def _opening(prompt: str, kind: str | None, newline: bool) -> str:
     return f"{sign(kind)}\n{prompt}" if prompt else sign(kind)  # a sign alone, as the original's training has it
 
 
-def _unsigned(text: str, kind: str | None) -> str:
-    """``text`` in which the medium's sign is letters: a caption that has ``<image>`` in it shows no second image."""
+def unsigned(turn: Turn, kind: str | None) -> Turn:
+    """``turn`` in whose words the medium's sign is letters: a caption with ``<image>`` in it shows no second image."""
     mark = sign(kind)
-    return text.replace(mark, mark[0] + _BREAK + mark[1:]) if mark else text
+    letters = mark[:1] + _BREAK + mark[1:]
+    return Turn(turn.prompt.replace(mark, letters), turn.answer.replace(mark, letters)) if mark else turn
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, mark: str) -> list[int]:
@@ -118,8 +118,7 @@ def supervised(tokenizer: PreTrainedTokenizerBase, said: Sequence[Message], mark
 
 def described(tokenizer: PreTrainedTokenizerBase, turn: Turn, kind: str) -> Row:
     """A pair as the connector's pre-training has it: no template, prompt and answer learnt alike, no end token."""
-    opening = _opening(_unsigned(turn.prompt, kind), kind, newline=False)
-    ids = encode(tokenizer, f"{opening} {_unsigned(turn.answer, kind)}", sign(kind))
+    ids = encode(tokenizer, f"{_opening(turn.prompt, kind, newline=False)} {turn.answer}", sign(kind))
     return Row(ids, [IGNORED if name < 0 else name for name in ids])
 
 
