@@ -2,7 +2,7 @@
 
 import pytest
 
-from xmtl_ray.cli.command_line import CommandError, inspect, refuse_lost
+from xmtl_ray.cli.command_line import CommandError, inspect, refuse_addresses, refuse_lost
 from xmtl_ray.cli.main import app
 
 
@@ -37,6 +37,9 @@ def test_what_is_wrong_is_told_as_the_verb_would(line, told):
     [
         ("train xmtl_smoke data.root=/d storage_path=/r", {}, {}),
         ("train xmtl_smoke data.root=/d storage_path=s3://b/r", {}, {}),
+        ("train xmtl_smoke data.root=s3://b/d storage_path=/r", {}, {}),
+        ("predict /m s3://b/d --out /o", {}, {}),
+        ("generate /m s3://b/d/test.json --media gs://b/m --out /o", {}, {}),
         ("train xmtl_smoke data.root=/d", {"storage_path": "runs"}, {}),
         ("run xmtl_full_smoke data.root=/d", {"storage_path": "runs"}, {}),
         ("sweep dwa_temperature_smoke data.root=/d", {"storage_path": "runs"}, {}),
@@ -76,3 +79,27 @@ def test_outputs_that_would_go_with_the_job_are_refused():
     with pytest.raises(CommandError, match=r"storage_path runs: relative, .* Ray deletes with the job"):
         refuse_lost(inspect(app, ["train", "xmtl_smoke", "data.root=/d"]))
     refuse_lost(inspect(app, ["train", "xmtl_smoke", "data.root=/d", "storage_path=gs://b/r"]))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("predict /m /d --out s3://b/o.jsonl", "--out: found 's3://b/o.jsonl', expected a path, for it is moved"),
+        ("pseudo-label xmtl --out gs://b/labels", "--out: found 'gs://b/labels'"),
+        ("data check s3://b/train.json", "SOURCES: found 's3://b/train.json', expected a path; bring it here first"),
+        ("predict /m /d --objects s3://b/o --out /o", "--objects: found 's3://b/o'"),
+    ],
+)
+def test_an_address_where_a_path_is_taken_is_told(line, told):
+    """Else it would be a folder called ``s3:`` here. Models of MLflow, tracking servers and settings are no paths."""
+    with pytest.raises(CommandError) as error:
+        refuse_addresses(app, line.split())
+    assert told in str(error.value)
+    with pytest.raises(CommandError):
+        inspect(app, line.split())
+    for good in (
+        "predict models:/x@champion s3://b/d --out /o --tracking http://h:5000",
+        "train xmtl data.root=s3://b/d",
+    ):
+        refuse_addresses(app, good.split())
+    refuse_addresses(app, ["trian", "s3://b/d"])

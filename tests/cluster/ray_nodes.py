@@ -19,13 +19,13 @@ from pathlib import Path
 
 import processes
 import psutil
+from ray_start import begun, started
 from test_on_premises import HEAD, PORTS, TLS, WORKER, Node, addresses, answer, environment, free_ports, until
 
 ADDRESS = "10.213.0.{}"
 """Of a node, within the namespaces: the machine itself has no such address."""
 MOST = 6
 """Nodes at once."""
-TRIES = 4
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -144,7 +144,8 @@ class Nodes:
             authority, tls = self.home / "authority", self.home / ".ray" / "tls"
             for arguments in (["authority", authority], ["node", authority, tls, *dict.fromkeys(own)]):
                 subprocess.run([TLS, *arguments], check=True, capture_output=True)
-            self._begun(0, 0, lambda: True)
+            self.head = begun(lambda: Placed(self, 0, 0), started)
+            self.nodes.append(self.head)
             for some in cpus:
                 self.add(some)
         except BaseException:
@@ -158,23 +159,15 @@ class Nodes:
 
     def add(self, cpus):
         """One more node, which has joined."""
-        before = set(self.alive())
-        node = self._begun(len(self.nodes), cpus, lambda: len(set(self.alive()) - before) == 1)
-        (node.id,) = set(self.alive()) - before
-        return node
+        before, number = set(self.alive()), len(self.nodes)
 
-    def _begun(self, number, cpus, joined):
-        """A node that has started. Ray gives itself 30 s for it; on a busy machine it is begun again, as by systemd."""
-        for _ in range(TRIES):
-            node = Placed(self, number, cpus)
-            if number == 0:
-                self.head = node
-            while node.process.poll() is None:
-                if "Ray runtime started" in node.log.read_text() and joined():
-                    self.nodes.append(node)
-                    return node
-                time.sleep(0.2)
-        raise AssertionError(node.log.read_text())
+        def joined(node):
+            return started(node) and len(set(self.alive()) - before) == 1
+
+        node = begun(lambda: Placed(self, number, cpus), joined)
+        (node.id,) = set(self.alive()) - before
+        self.nodes.append(node)
+        return node
 
     def environment(self):
         """Of nodes, and of drivers on the head."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import processes
 import psutil
 import pytest
+from ray_start import begun, started
 
 FILES = Path(__file__).parents[2] / "cluster"
 HEAD, WORKER, TLS = FILES / "on-premises" / "head.sh", FILES / "on-premises" / "worker.sh", FILES / "tls.sh"
@@ -169,28 +170,17 @@ def listens(host, port):
         return one.connect_ex((host, port)) == 0
 
 
-def begun(*arguments):
-    """A node that has started. Ray gives itself 30 s for it; on a busy machine it is begun again, as systemd would."""
-    for _ in range(4):
-        node = Node(*arguments)
-        while node.process.poll() is None:
-            if "Ray runtime started" in node.log.read_text():
-                return node
-            time.sleep(0.2)
-    raise AssertionError(node.log.read_text())
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 def test_head_and_worker_with_token_and_tls(home):
     """They start as they are, answer only to who has the token, speak TLS to each other, and end when told to."""
-    head = begun(HEAD, home)
+    head = begun(lambda: Node(HEAD, home), started)
     try:
         until(lambda: listens("127.0.0.1", head.ports["port"]), head)
         file = home / ".ray" / "auth_token"
         assert file.stat().st_mode & 0o777 == 0o600
         token = file.read_text().strip()
-        worker = begun(WORKER, home, f"127.0.0.1:{head.ports['port']}")
+        worker = begun(lambda: Node(WORKER, home, f"127.0.0.1:{head.ports['port']}"), started)
         try:
             until(lambda: listens("127.0.0.1", head.ports["dashboard-port"]), head)
             for path in ("/api/version", "/api/jobs/", "/api/v0/nodes"):

@@ -18,10 +18,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import processes
 import psutil
 import pytest
+from ray_start import begun
 
 from xmtl_ray.cluster import submission
 from xmtl_ray.cluster.submission import SubmissionError
@@ -57,32 +59,33 @@ class Head:
             RAY_agent_register_timeout_ms="300000", RAY_DASHBOARD_STARTUP_TIMEOUT_S="300", **environment,
         )  # fmt: skip
         self.log = home / "head.log"
-        self.process = self._begin()
-        self.more = []
+        self.started = []
 
-    def _begin(self):
-        return self.node("--head", f"--port={self.gcs}", "--dashboard-host=127.0.0.1",
-                         f"--dashboard-port={self.port}", "--num-cpus=3", f"--temp-dir={self.home}/r")  # fmt: skip
+    def begin(self, token):
+        """Until it takes jobs; the dashboard answers before the node is there, and without one."""
+        self._begun(token, 1, "--head", f"--port={self.gcs}", "--dashboard-host=127.0.0.1",
+                    f"--dashboard-port={self.port}", "--num-cpus=3", f"--temp-dir={self.home}/r")  # fmt: skip
 
-    def node(self, *arguments, inside=()):
-        """Start a node in the foreground, so that its end is the end of all its processes."""
-        line = [*inside, str(PYTHON.parent / "ray"), "start", "--block", "--min-worker-port=0", "--max-worker-port=0",
-                "--object-store-memory=100000000", *arguments]  # fmt: skip
+    def join(self, token, inside):
+        """A second node, whose command begins with ``inside``."""
+        self._begun(token, 2, f"--address=127.0.0.1:{self.gcs}", "--num-cpus=1", inside=inside)
+
+    def _begun(self, token, alive, *arguments, inside=()):
+        begun(
+            lambda: self._node(*inside, str(PYTHON.parent / "ray"), "start", *arguments),
+            lambda _: self.ask("/api/v0/nodes", token)[1].count('"ALIVE"') == alive,
+        )
+
+    def _node(self, *line):
+        """Starts in the foreground, so that its end is the end of all its processes."""
+        line += ("--block", "--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000")
         # On a busy machine a raylet waits in vain for ports that its agents choose by themselves.
         agents = ("metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent")
-        line += [f"--{name}-port={free_port()}" for name in agents]
+        line += tuple(f"--{name}-port={free_port()}" for name in agents)
         with self.log.open("ab") as log:
-            return subprocess.Popen(line, env=self.environment, stdout=log, stderr=log, start_new_session=True)
-
-    def wait(self, token):
-        """Until it takes jobs; the dashboard answers before the node is there, and without one."""
-        end, begun = time.monotonic() + 900, 1
-        while '"ALIVE"' not in self.ask("/api/v0/nodes", token)[1]:
-            assert time.monotonic() < end, self.log.read_text()
-            if self.process.poll() is not None:  # Ray gives itself 30 s; on a busy machine it is begun again
-                assert begun < 4, self.log.read_text()
-                self.process, begun = self._begin(), begun + 1
-            time.sleep(0.5)
+            process = subprocess.Popen(line, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        self.started.append(process)
+        return SimpleNamespace(process=process, log=self.log)
 
     def ask(self, path, token=None, body=None, **headers):
         """Status and text that the dashboard answers."""
@@ -100,13 +103,14 @@ class Head:
 
     def stop(self):
         """End all its processes, and those of nodes that joined it."""
-        below = [one for main in (*self.more, self.process) if main.poll() is None
+        mains = [main for main in reversed(self.started) if main.poll() is None]
+        below = [one for main in mains
                  for one in (psutil.Process(main.pid), *psutil.Process(main.pid).children(recursive=True))]  # fmt: skip
-        for main in (*self.more, self.process):
+        for main in mains:
             main.send_signal(signal.SIGTERM)
         _, left = psutil.wait_procs(below, timeout=30)
         processes.kill(left)
-        for main in (*self.more, self.process):
+        for main in mains:
             main.wait(30)
 
 
@@ -148,7 +152,7 @@ def head(short, s3, token):
     """A cluster that asks for the token; it was started with what reaches the S3 server, and with a secret."""
     one = Head(short, RAY_AUTH_MODE="token", XMTL_TEST_SECRET=SECRET, **s3)
     try:
-        one.wait(token)
+        one.begin(token)
         yield one
     finally:
         one.stop()
@@ -297,7 +301,7 @@ def test_plain_ray_job_submit_is_told_of_results_that_would_be_lost(head, clone,
     assert "storage_path runs: relative, so in the job's copy" in done.stdout
 
 
-def test_a_folder_that_a_node_does_not_share_is_refused_at_the_start(head, short, world, tmp_path):
+def test_a_folder_that_a_node_does_not_share_is_refused_at_the_start(head, token, world, tmp_path):
     """A second node with a folder of its own under the same name; what both share, and a bucket, are taken.
 
     Both folders exist, and both can be written to: only the driver's mark tells them apart.
@@ -307,7 +311,7 @@ def test_a_folder_that_a_node_does_not_share_is_refused_at_the_start(head, short
     private.mkdir(), shared.mkdir()
     if subprocess.run([*own, str(private), "true"], capture_output=True, check=False).returncode:
         pytest.skip("a mount of one's own needs rights that this user has not")
-    head.more.append(head.node(f"--address=127.0.0.1:{head.gcs}", "--num-cpus=1", inside=[*own, str(private)]))
+    head.join(token, [*own, str(private)])
     code = """
 import sys, ray
 from xmtl_ray.cluster.connection import cluster
@@ -339,7 +343,7 @@ def test_a_cluster_that_asks_nobody_gets_a_job_only_if_told_so(clone):
     home = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     one = Head(home, RAY_AUTH_MODE="disabled")
     try:
-        one.wait(None)
+        one.begin(None)
         environment = clean(HOME=str(home), RAY_API_SERVER_ADDRESS=one.address)
         line = [sys.executable, "-m", "xmtl_ray", "submit"]
         told = {"cwd": clone, "env": environment, "capture_output": True, "text": True, "timeout": 900}

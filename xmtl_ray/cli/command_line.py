@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def inspect(app: typer.Typer, arguments: Sequence[str]) -> Command:
         raise CommandError(f"xmtl {' '.join(given)}: {error.format_message()}") from None
     except typer.Exit:
         raise CommandError(f"{' '.join(given) or 'nothing'}: expected a verb that does something") from None
+    _refuse_addresses(context)
     outputs, inputs = _parameters(context)
     for name in ("recipe", "space"):
         file = str(context.params.get(name))
@@ -69,6 +71,32 @@ def inspect(app: typer.Typer, arguments: Sequence[str]) -> Command:
     for path, value, is_output in _settings(context):
         (outputs if is_output else inputs)[path] = value
     return Command(tuple(given), outputs, inputs)
+
+
+def refuse_addresses(app: typer.Typer, arguments: Sequence[str]) -> None:
+    """Raises CommandError for a URI where the verb takes a path, which would be taken for a folder called ``s3:`` here.
+
+    What else is wrong with the arguments is for the verb to say.
+    """
+    if not any("://" in argument for argument in arguments):
+        return
+    try:
+        context = _parsed(app, list(arguments))
+    except (typer.BadParameter.__mro__[1], typer.Exit, CommandError):  # type: ignore[misc]
+        return
+    _refuse_addresses(context)
+
+
+def _refuse_addresses(context: Any) -> None:
+    for parameter, shown, path in _paths(context):
+        if re.match(r"[A-Za-z][\w+.-]*:/[^/]", str(path)) is None:
+            continue
+        if parameter in OUTPUTS:
+            why = "expected a path, for it is moved to its place in one step, which buckets do not know"
+            how = "name a folder, on a cluster one that all machines mount, and copy it (aws s3 sync, gsutil rsync)"
+        else:
+            why, how = "expected a path", "bring it here first (aws s3 sync, gsutil rsync), or mount it"
+        raise CommandError(f"{shown}: found {str(path).replace(':/', '://', 1)!r}, {why}; {how}")
 
 
 def refuse_lost(command: Command) -> None:
@@ -99,18 +127,29 @@ def _parsed(app: typer.Typer, arguments: list[str]) -> Any:
 def _parameters(context: Any) -> tuple[dict[str, str], dict[str, str]]:
     outputs: dict[str, str] = {}
     inputs: dict[str, str] = {}
+    for name, shown, path in _paths(context):
+        if not path.is_absolute():
+            (outputs if name in OUTPUTS else inputs)[shown] = str(path)
     for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        shown = parameter.opts[0] if parameter.opts[0].startswith("-") else (parameter.name or "").upper()
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if not isinstance(one, Path) or one.is_absolute():
-                continue
-            (outputs if parameter.name in OUTPUTS else inputs)[shown] = str(one)
+        value, shown = context.params.get(parameter.name or ""), _shown(parameter)
         if isinstance(value, str) and parameter.name in {"model", "adapter", "detector", "ner"}:
             path = value.partition(":")[2] if value.startswith(("hf:", "yolo:")) else value
             if "://" not in path and ":/" not in path and not os.path.isabs(path):
                 inputs[shown] = path
     return outputs, inputs
+
+
+def _paths(context: Any) -> Iterator[tuple[str, str, Path]]:
+    """(parameter, how it is shown, value) of each that is a path."""
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, Path):
+                yield parameter.name or "", _shown(parameter), one
+
+
+def _shown(parameter: Any) -> str:
+    return parameter.opts[0] if parameter.opts[0].startswith("-") else (parameter.name or "").upper()
 
 
 def _settings(context: Any) -> Iterator[tuple[str, str, bool]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from xmtl_ray.cli.console import console, many, progress_bar, user_errors
+from xmtl_ray.cli.places import Brought, place
 
 if TYPE_CHECKING:
     from xmtl_ray.config.finetune import FinetuneConfig
@@ -59,7 +60,13 @@ def generate(
         ),
     ],
     conversations: Annotated[
-        Path, typer.Argument(help="Conversations in VideoLLaMA2's layout; their answers are not shown to the model")
+        Path,
+        typer.Argument(
+            help="Conversations in VideoLLaMA2's layout; their answers are not shown to the model. A file, or its URI: "
+            "then its folder is fetched, for media lie there",
+            parser=place,
+            metavar="CONVERSATIONS",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="File to write; the same command again goes on where it stopped")],
     overrides: Annotated[
@@ -70,11 +77,21 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    media: Annotated[Path | None, typer.Option(help="Folder of images and videos; default: the file's")] = None,
+    media: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images and videos, or its URI; none: the file's", parser=place, metavar="PLACE"
+        ),
+    ] = None,
     base: Annotated[Path | None, typer.Option(help="Where an adapter's base lies now; default: where it lay")] = None,
     bits: Annotated[Bits | None, typer.Option(help="Of a weight; default: as an adapter was trained, else 16")] = None,
     examples: Annotated[
-        Path | None, typer.Option(help="Training conversations: for prompt.shots, and for the schema that they have")
+        Path | None,
+        typer.Option(
+            help="Training conversations, or their URI: for prompt.shots, and for the schema that they have",
+            parser=place,
+            metavar="PLACE",
+        ),
     ] = None,
     schema: Annotated[
         SchemaName | None,
@@ -105,18 +122,19 @@ def generate(
     with user_errors():
         from xmtl_ray.serving.answer import answer
 
+        brought = Brought()
         folder = _folder(model, tracking)
         config = _config(folder, [*(overrides or []), *(["generation.greedy=true"] if greedy else [])])
         with progress_bar("answering") as progress:
             counts = answer(
                 folder,
-                conversations,
+                brought.file(conversations, alone=media is not None),
                 out,
                 config,
-                media=media,
+                media=None if media is None else brought.folder(media),
                 base=base,
                 bits=None if bits is None else cast(Literal[4, 8, 16], int(bits)),
-                examples=examples,
+                examples=None if examples is None else brought.file(examples, alone=True),
                 schema=None if schema is None else schema.value,
                 gold=samples,
                 actors=actors,
@@ -124,6 +142,7 @@ def generate(
                 seed=seed,
                 skip_bad=skip_bad,
                 html=html,
+                copies=brought.copies,
                 progress=progress,
             )
         _tell(out, html, counts)

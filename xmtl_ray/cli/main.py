@@ -171,6 +171,7 @@ def main() -> None:
     """Entry point of ``xmtl``."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     logging.getLogger("xmtl_ray").setLevel(logging.INFO)
+    submit.check_places(app, sys.argv[1:])
     submit.check_job(app, sys.argv[1:])
     app()
 

@@ -50,10 +50,11 @@ def run(
     """
     with user_errors():
         from xmtl_ray.config.load import load
+        from xmtl_ray.data.remote import here
         from xmtl_ray.pipeline.launch import run_pipeline, stages_of
         from xmtl_ray.pipeline.xmtl import chain
 
-        config = load(recipe, overrides or [])
+        config = here(load(recipe, overrides or []))
         if dry_run:
             print_plan(stages_of(config).plan(chain(config).last))
             return

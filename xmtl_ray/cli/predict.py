@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xmtl_ray.cli.console import console, many, progress_bar, user_errors
+from xmtl_ray.cli.places import Brought, place
 
 if TYPE_CHECKING:
     from xmtl_ray.serving.predict import Counts
@@ -31,7 +32,11 @@ def predict(
     ],
     documents: Annotated[
         Path,
-        typer.Argument(help="Folder of .json documents, of folders with .txt files and images, or in M2E2's layout"),
+        typer.Argument(
+            help="Folder of .json documents, of folders with .txt files and images, or in M2E2's layout; or its URI",
+            parser=place,
+            metavar="DOCUMENTS",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="File to write; the same again goes on where it stopped")],
     overrides: Annotated[
@@ -78,6 +83,7 @@ def predict(
         from xmtl_ray.serving.predict import predict as run
         from xmtl_ray.tracking import artifacts
 
+        brought = Brought()
         changes = list(overrides or [])
         if foreign := [change for change in changes if not change.startswith("inference.")]:
             raise ValueError(f"{foreign[0]!r}: expected inference.FIELD=value: the other settings are the model's own")
@@ -91,7 +97,7 @@ def predict(
         with progress_bar("predicting") as progress:
             counts = run(
                 folders,
-                documents,
+                brought.folder(documents),
                 out,
                 load(str(folders[0] / CONFIG), changes).inference,
                 format=format.value,
@@ -103,6 +109,7 @@ def predict(
                 gpu=gpu,
                 skip_bad=skip_bad,
                 html=html,
+                copies=brought.copies,
                 progress=progress,
             )
         _tell(out, html, counts)

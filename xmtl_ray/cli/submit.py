@@ -103,6 +103,17 @@ def submit(
             raise typer.Exit(end.exit_status)
 
 
+def check_places(application: typer.Typer, arguments: Sequence[str]) -> None:
+    """Ends the process with status 2 where a verb is given a URI for what it takes as a path alone."""
+    from xmtl_ray.cli.command_line import CommandError, refuse_addresses
+
+    try:
+        refuse_addresses(application, arguments)
+    except CommandError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(2)
+
+
 def check_job(application: typer.Typer, arguments: Sequence[str]) -> None:
     """What a verb checks where it is itself a job, however it was submitted; ends the process with status 2.
 

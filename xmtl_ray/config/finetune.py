@@ -21,7 +21,10 @@ class Conversations(Section):
     """What is learnt from: conversation files in VideoLLaMA2's layout (`xmtl data convert … --to videollama2`)."""
 
     root: Path = Path(".")
-    """Folder that relative paths of this section start from."""
+    """Folder that relative paths of this section start from; or its URI (s3://…, gs://…): then each machine of a run
+    fetches all that is there once, to ~/.cache/xmtl/data."""
+    uri: str | None = None
+    """What `root` is a copy of; set by giving a URI as `data.root`."""
     train: Path = Path("train.json")
     """Conversations to learn from."""
     dev: Path | None = None

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.run import Run
 from xmtl_ray.config.schema import Config
+from xmtl_ray.config.uris import cache_of, is_copy, is_uri, refuse_keys
 
 C = TypeVar("C", bound=Run)
 S = TypeVar("S", bound=BaseModel)
@@ -102,7 +103,7 @@ def loads(text: str, kind: type[C]) -> C:
 def build(tree: dict[str, Any], kind: type[C]) -> C:
     """A tree of plain values → a validated config with absolute paths. Raises ConfigError."""
     try:
-        config = kind.model_validate(tree)
+        config = kind.model_validate(_behind_uri(tree))
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, kind))) from None
     return _absolute(config)
@@ -248,9 +249,26 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(names)}"
 
 
+def _behind_uri(tree: dict[str, Any]) -> dict[str, Any]:
+    """``tree`` with a URI given as ``data.root`` in its own place: the root will be a copy of what is there."""
+    data = tree.get("data")
+    if not isinstance(data, dict) or not isinstance(root := data.get("root"), str):
+        return tree
+    if is_uri(root):
+        try:
+            refuse_keys("data.root", root)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return tree | {"data": data | {"uri": root, "root": str(cache_of(root))}}
+    uri = data.get("uri")
+    if isinstance(uri, str) and not is_copy(Path(root), uri):
+        return tree | {"data": data | {"uri": None}}  # another root was given on top of saved settings
+    return tree
+
+
 def _absolute(config: C) -> C:
     """Every path made absolute: those of the data section start at its root, others at the working folder."""
-    storage = config.storage_path if "://" in config.storage_path else str(Path(config.storage_path).resolve())
+    storage = config.storage_path if is_uri(config.storage_path) else str(Path(config.storage_path).resolve())
     changes: dict[str, Any] = {"storage_path": storage}
     if isinstance(config, Config):
         names, root = ("text_encoder", "image_encoder"), config.data.root.expanduser().resolve()

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from xmtl_ray.config.uris import is_uri, refuse_keys
+
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -22,12 +24,13 @@ class Section(BaseModel):
     @classmethod
     def _no_uri_for_a_folder(cls, value: object, info: ValidationInfo) -> object:
         # Taken as a path, s3://bucket/data would silently be the folder "s3:" here.
-        if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+        if isinstance(value, str) and is_uri(value):
             kind = cls.model_fields[info.field_name or ""].annotation
             if Path in {kind, *get_args(kind)}:
                 raise ValueError(
                     f"found {value!r}, expected a folder or file that every worker sees by the same path: only "
-                    "storage_path may be a URI; bring the data there first (`aws s3 sync`, `gsutil rsync`, or a mount)"
+                    "data.root and storage_path may be URIs; for data behind one give data.root=URI, and this by its "
+                    "path below it"
                 )
         return value
 
@@ -151,12 +154,7 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _runs(self) -> Self:
-        if re.search(r"://[^/?#\s]*:[^/?#\s]*@|[?&](access_key|secret_key|session_token)=", self.storage_path):
-            # pyarrow would take keys there, but settings are saved, logged and shown.
-            raise ValueError(
-                "storage_path: found keys in the address, expected none; put them where Ray is started, in "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a file of credentials"
-            )
+        refuse_keys("storage_path", self.storage_path)
         if "://" in self.storage_path and self.cluster.workers == 0:
             raise ValueError(
                 f"storage_path: {self.storage_path!r} needs cluster.workers of at least 1: a run without workers "

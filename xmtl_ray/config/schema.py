@@ -94,7 +94,10 @@ class Data(Section):
     """What is learnt from and what is scored."""
 
     root: Path = Path(".")
-    """Folder that relative paths of this section start from."""
+    """Folder that relative paths of this section start from; or its URI (s3://…, gs://…): then each machine of a run
+    fetches all that is there once, to ~/.cache/xmtl/data."""
+    uri: str | None = None
+    """What `root` is a copy of; set by giving a URI as `data.root`."""
     train: Path | None = None
     """Folder in the M2E2 layout whose documents train the text tasks; none where `ace` does."""
     test: Path | None = None

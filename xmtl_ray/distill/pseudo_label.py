@@ -25,6 +25,7 @@ from xmtl_ray.data import pseudo_labels
 from xmtl_ray.data.objects import write_whole
 from xmtl_ray.data.pseudo_labels import Teacher
 from xmtl_ray.data.pseudo_removal import REMOVED
+from xmtl_ray.data.remote import copy_of, here
 from xmtl_ray.distill import teachers as teacher_folders
 from xmtl_ray.distill.plan import TODO, Plan, make_plan, todo_path
 from xmtl_ray.distill.stages import Roles, Row, Triggers, Types
@@ -76,6 +77,8 @@ def label(config: Config, store: Path, progress: Progress | None = None) -> Coun
     started, store = time.monotonic(), store.absolute()
     if config.data.pairs is None:
         raise ValueError("data.pairs: found none, expected data.pairs.source=FOLDER of image-text pairs")
+    config = here(config)
+    assert config.data.pairs is not None
     found = teacher_folders.find(config.distill.teachers)
     plan = make_plan(config, store, found)
     _check_quarantine(config, store, plan.pairs, plan.refused)
@@ -128,7 +131,8 @@ def _run(
 ) -> list[Stretch]:
     """Bring the new shards through the pools; returns when each actor was busy."""
     spec, total = config.distill, sum(plan.new.values())
-    common = {"batch": config.inference.batch, "gpu": spec.gpu}
+    copy = copy_of(config)
+    common = {"batch": config.inference.batch, "gpu": spec.gpu, "copy": copy}
     folders = {task: teacher.folder for task, teacher in teachers.items()}
     own = {name: {task: folders[task] for task in tasks if task in folders} for name, tasks in _TASKS.items()}
     rows: list[Row] = [
@@ -138,7 +142,8 @@ def _run(
     if progress is not None:
         progress(0, total)
     with cluster(spec.actors, int(spec.gpu), config.cluster.address):
-        check_shared("--out", store, {"data.pairs": plan.images})
+        brought = copy is not None and plan.images.is_relative_to(copy.place)
+        check_shared("--out", store, {} if brought else {"data.pairs": plan.images})
         import ray
         from ray.data import ActorPoolStrategy
         from ray.exceptions import RayError

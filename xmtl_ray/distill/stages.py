@@ -22,6 +22,7 @@ from xmtl_ray.config.schema import TaskName, Thresholds
 from xmtl_ray.data import parquet, pseudo_labels
 from xmtl_ray.data.pseudo_labels import LabelledArgument, LabelledObject, LabelledPair
 from xmtl_ray.data.pseudo_selection import select
+from xmtl_ray.data.remote import Copy
 from xmtl_ray.distill.plan import without_folder
 from xmtl_ray.events.ontology import m2e2, mentions
 from xmtl_ray.events.records import DataError
@@ -39,11 +40,14 @@ class Stage(ABC):
         folders: of the teachers, by task.
         batch: inputs of a forward pass.
         gpu: whether the teachers' weights go to the actor's GPU.
+        copy: of the images, if they lie behind a URI.
     """
 
     name: str
 
-    def __init__(self, folders: dict[TaskName, str], batch: int, gpu: bool) -> None:
+    def __init__(self, folders: dict[TaskName, str], batch: int, gpu: bool, copy: Copy | None = None) -> None:
+        if copy is not None:
+            copy.ensure()
         if not gpu:
             torch.set_num_threads(1)
         models = {folder: weights.load(Path(folder)) for folder in dict.fromkeys(folders.values())}
@@ -111,13 +115,21 @@ class Roles(Stage):
     Args:
         store: the folder.
         floor: how sure both sides must be of the type that they share.
-        folders, batch, gpu: see ``Stage``; either task, or both, may lack a teacher.
+        folders, batch, gpu, copy: see ``Stage``; either task, or both, may lack a teacher.
     """
 
     name = "roles"
 
-    def __init__(self, store: str, floor: float, folders: dict[TaskName, str], batch: int, gpu: bool) -> None:
-        super().__init__(folders, batch, gpu)
+    def __init__(
+        self,
+        store: str,
+        floor: float,
+        folders: dict[TaskName, str],
+        batch: int,
+        gpu: bool,
+        copy: Copy | None = None,
+    ) -> None:
+        super().__init__(folders, batch, gpu, copy)
         self.store, self.floor = Path(store), floor
 
     def answer(self, row: Row) -> Row:

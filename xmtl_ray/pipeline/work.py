@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xmtl_ray.config.schema import Config
+from xmtl_ray.data.remote import here
 from xmtl_ray.pipeline.stages import Work
 from xmtl_ray.tracking.journal import Journal
 from xmtl_ray.tracking.run import Run
@@ -74,6 +75,7 @@ def extract(config: Config, work: Work) -> None:
     from xmtl_ray.inference.extract import Extractor
     from xmtl_ray.models import weights
 
+    config = here(config)
     assert config.data.test is not None
     with _tracked(config, work) as run:
         device = torch.device("cuda") if config.cluster.gpu else torch.device("cpu")
@@ -97,6 +99,7 @@ def score(config: Config, work: Work) -> None:
     from xmtl_ray.evaluation.m2e2 import tables
     from xmtl_ray.events import predictions as prediction_files
 
+    config = here(config)
     assert config.data.test is not None
     with _tracked(config, work) as run:
         documents = m2e2.read(config.data.test, objects=config.data.test_objects)

@@ -29,6 +29,7 @@ FREE = (
     "tracking.",
     "distill.",
     "data.root",
+    "data.uri",
     "data.test",
     "data.pairs",
     "data.check",

@@ -21,6 +21,7 @@ from xmtl_ray.cluster.jobs import Progress
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.data import fingerprint, videollama2
 from xmtl_ray.data.objects import write_whole
+from xmtl_ray.data.remote import Copy
 from xmtl_ray.evaluation import generative
 from xmtl_ray.events.answers import answer_line, write_samples
 from xmtl_ray.events.json_format import STATES, State, parse
@@ -90,6 +91,7 @@ def answer(
     seed: int = 0,
     skip_bad: bool = False,
     html: Path | None = None,
+    copies: Sequence[Copy] = (),
     progress: Progress | None = None,
 ) -> Counts:
     """Answer the first prompt of each conversation and write ``out``, whole or not at all.
@@ -112,10 +114,11 @@ def answer(
         seed: of sampling, and of the choice of examples.
         skip_bad: leave broken records out instead of stopping at the first.
         html: page to write, see ``report.generative_page``; needs gold.
+        copies: those of the inputs that were fetched, which other nodes fetch for themselves.
         progress: is told conversations.
 
-    On a cluster all paths must be reachable from every node. Raises ValueError: FolderError, DataError, ShardError,
-    ClusterError and others.
+    On a cluster all other paths must be reachable from every node. Raises ValueError: FolderError, DataError,
+    ShardError, ClusterError, StorageError and others.
     """
     set_environment()
     config = config or folders.saved_config(model)
@@ -135,9 +138,19 @@ def answer(
     resumed = sum(map(len, cut.values())) - sum(map(len, todo.values()))
     if resumed:
         log.info("%s: %d conversations were answered before", parts, resumed)
-    given = {"job": job, "parts": parts}
+    inputs = {"MODEL": job.model, "--media": media} | ({"--base": job.base} if job.base is not None else {})
     shards.run(
-        todo, Answerer, given, parts, actors=actors, gpu=gpu, skip_bad=skip_bad, noun="records", progress=progress
+        todo,
+        Answerer,
+        {"job": job, "parts": parts},
+        parts,
+        actors=actors,
+        gpu=gpu,
+        skip_bad=skip_bad,
+        noun="records",
+        inputs=inputs,
+        copies=copies,
+        progress=progress,
     )
     found, broken = _gather(parts, cut)
     rows = [found[one.id] for one in everything if one.id in found]

@@ -21,6 +21,7 @@ from xmtl_ray.cluster.jobs import Progress
 from xmtl_ray.config.schema import Inference, TaskName
 from xmtl_ray.data import detectors, fingerprint, ner, user_documents
 from xmtl_ray.data.objects import write_whole
+from xmtl_ray.data.remote import Copy
 from xmtl_ray.data.user_documents import Documents, UserDocument
 from xmtl_ray.events import event_lines, predictions
 from xmtl_ray.events.records import DataError
@@ -80,6 +81,7 @@ def predict(
     shard: int = 16,
     skip_bad: bool = False,
     html: Path | None = None,
+    copies: Sequence[Copy] = (),
     progress: Progress | None = None,
 ) -> Counts:
     """Predict the events of all documents of a source and write them to ``out``, whole or not at all.
@@ -100,10 +102,11 @@ def predict(
         shard: documents that are committed together.
         skip_bad: leave broken documents out instead of stopping at the first.
         html: page to write, see ``report.prediction_page``.
+        copies: those of the inputs that were fetched, which other nodes fetch for themselves.
         progress: is told documents.
 
-    On a cluster all paths must be reachable from every node. Raises ModelFolderError, EncoderError, DetectorError,
-    NerError, DataError, ShardError, ClusterError.
+    On a cluster all other paths must be reachable from every node. Raises ModelFolderError, EncoderError,
+    DetectorError, NerError, DataError, ShardError, ClusterError, StorageError.
     """
     set_environment()
     folders = tuple(Path(folder).absolute() for folder in models)
@@ -118,6 +121,10 @@ def predict(
     )
     source = user_documents.find(documents.absolute(), None if objects is None else objects.absolute(), language)
     parts = out.absolute().with_name(f"{out.name}.parts")
+    inputs = {f"model {folder.name}": folder for folder in folders} | {"DOCUMENTS": source.root}
+    inputs |= {"--objects": objects.absolute()} if objects is not None else {}
+    inputs |= {"--detector": job.detector.path} if job.detector is not None else {}
+    inputs |= {"--ner": job.ner.path} if job.ner is not None else {}
     cut, refused = _shards(source, job, shard, skip_bad)
     todo = {key: names for key, names in cut.items() if not shards.is_done(shards.path_of(parts, key), skip_bad)}
     resumed = sum(map(len, cut.values())) - sum(map(len, todo.values()))
@@ -132,6 +139,8 @@ def predict(
         gpu=gpu,
         skip_bad=skip_bad,
         noun="documents",
+        inputs=inputs,
+        copies=copies,
         progress=progress,
     )
     counted = _write(out, format, parts, list(cut), job, refused, html, source.root)

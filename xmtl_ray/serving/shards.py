@@ -21,7 +21,9 @@ import torch
 
 from xmtl_ray.cluster.connection import ClusterError, cluster
 from xmtl_ray.cluster.jobs import Progress, cause
+from xmtl_ray.cluster.reach import check_shared
 from xmtl_ray.data.objects import write_whole
+from xmtl_ray.data.remote import Copy
 
 MANY = 100
 """From so many items on Ray is started unless the number of actors is given: starting takes half a minute."""
@@ -115,6 +117,8 @@ def run(
     gpu: bool,
     skip_bad: bool,
     noun: str,
+    inputs: Mapping[str, Path],
+    copies: Sequence[Copy] = (),
     progress: Progress | None = None,
 ) -> None:
     """Have all shards committed.
@@ -129,9 +133,11 @@ def run(
         gpu: one for each actor, or for this process.
         skip_bad: go on after a broken item.
         noun: what the items are, for errors.
+        inputs: folders and files that each node must have, by what gives them.
+        copies: of what lies behind URIs; what of ``inputs`` is in them each node fetches.
         progress: is told items.
 
-    Raises ShardError, ClusterError.
+    Raises ShardError, ClusterError, StorageError where nodes do not share the shards' folder or lack an input.
     """
     total, done = sum(map(len, todo.values())), 0
     if not total:
@@ -141,8 +147,12 @@ def run(
     rows = [{"key": key, "items": list(items)} for key, items in todo.items()]
     if progress is not None:
         progress(0, total)
-    made = _on_ray(rows, worker, settings, parts, min(actors, len(rows)), gpu) if actors else None
-    for count, broken in made or _here(rows, worker, settings, gpu):
+    if actors:
+        given = {"worker": worker, "settings": dict(settings), "copies": copies}
+        made = _on_ray(rows, given, parts, min(actors, len(rows)), gpu, inputs)
+    else:
+        made = _here(rows, worker, settings, gpu)
+    for count, broken in made:
         if broken and not skip_bad:
             raise ShardError(f"{broken}; --skip-bad leaves such {noun} out")
         done += count
@@ -174,22 +184,37 @@ def _here(
         yield made["count"][0], made["broken"][0]
 
 
+class _Actor:
+    """A worker on some node, which has first fetched what it reads."""
+
+    def __init__(self, worker: Worker, settings: Settings, copies: Sequence[Copy]) -> None:
+        for copy in copies:
+            copy.ensure()
+        self.work = worker(**settings)
+
+    def __call__(self, batch: Batch) -> Done:
+        return self.work(batch)
+
+
 def _on_ray(
     rows: Sequence[dict[str, Any]],
-    worker: Worker,
-    settings: Settings,
+    given: Settings,
     parts: Path,
     actors: int,
     gpu: bool,
+    inputs: Mapping[str, Path],
 ) -> Iterator[tuple[int, str]]:
     with cluster(actors, gpus=actors * gpu):
+        places = [copy.place for copy in given["copies"]]
+        own = {name: path for name, path in inputs.items() if not any(map(path.is_relative_to, places))}
+        check_shared("--out", parts, own)
         import ray
         from ray.data import ActorPoolStrategy
         from ray.exceptions import RayError
 
         made = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map_batches(
-            worker,
-            fn_constructor_kwargs=dict(settings),
+            _Actor,
+            fn_constructor_kwargs=dict(given),
             batch_size=1,
             compute=ActorPoolStrategy(size=actors),
             num_cpus=1,

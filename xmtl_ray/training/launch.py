@@ -16,6 +16,7 @@ from xmtl_ray.cluster.reach import check_shared, is_local, reach
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import leaves, loads
 from xmtl_ray.config.schema import Config
+from xmtl_ray.data.remote import here
 from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training.data_check import check_data
 from xmtl_ray.training.run_lock import held
@@ -50,11 +51,11 @@ def launch(config: Config | FinetuneConfig, fresh: bool = False) -> dict[str, An
         config: of the run.
         fresh: forget what an earlier start of this name has left: begin at step 0, as a new MLflow run.
 
-    Returns the summary of rank 0. Raises LaunchError or UntrustedData before Ray starts, ClusterError where GPUs are
-    missing, StorageError where a node does not reach ``storage_path``, RunLocked where another process drives this run,
-    TrainingError when the workers gave up; Stopped (which ends the process) where it was told to stop.
+    Returns the summary of rank 0. Raises FetchError, LaunchError or UntrustedData before Ray starts, ClusterError where
+    GPUs are missing, StorageError where a node does not reach ``storage_path``, RunLocked where another process drives
+    this run, TrainingError when the workers gave up; Stopped (which ends the process) where it was told to stop.
     """
-    config = _reporting(config)
+    config = here(_reporting(config))
     spec = config.cluster
     filesystem, root = reach(config.storage_path)
     with held(filesystem, f"{root}/{config.name}"):
@@ -74,7 +75,7 @@ def launch(config: Config | FinetuneConfig, fresh: bool = False) -> dict[str, An
                 address=spec.address,
                 dashboard=True,
             ):
-                check_shared("storage_path", config.storage_path, inputs(config))
+                check_shared("storage_path", config.storage_path, on_all_nodes(config))
                 return fit(config)
         except Stopped:
             status = "KILLED"
@@ -222,6 +223,12 @@ def inputs(config: Config | FinetuneConfig, *sections: str) -> dict[str, Path]:
             if isinstance(value, str) and os.path.isabs(value) and path not in made:
                 found[path] = Path(value)
     return found
+
+
+def on_all_nodes(config: Config | FinetuneConfig) -> dict[str, Path]:
+    """Those of ``inputs`` that each node must have; what lies behind a URI it fetches."""
+    fetched = config.data.root if config.data.uri is not None else None
+    return {name: path for name, path in inputs(config).items() if fetched is None or not path.is_relative_to(fetched)}
 
 
 def _check_store(config: Config) -> None:

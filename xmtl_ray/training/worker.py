@@ -26,6 +26,7 @@ from xmtl_ray.cluster.reach import is_local, reach
 from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.load import dump, flatten, kind_of
 from xmtl_ray.config.schema import Config
+from xmtl_ray.data.remote import here
 from xmtl_ray.tracking.run import Run, environment_tags, installed_packages
 from xmtl_ray.tracking.server import tracking_uri
 from xmtl_ray.training import finetune, xmtl
@@ -133,7 +134,7 @@ def _close(tracked: Run | None, status: str) -> None:
 
 def _run(context: WorkerContext, config: AnyConfig, folder: Path, tracked: Run | None) -> dict[str, Any]:
     family: Any = finetune if isinstance(config, FinetuneConfig) else xmtl
-    built = _agree(context, lambda: family.build(context, config))
+    built = _agree(context, lambda: family.build(context, here(config)))
 
     def track(step: int, metrics: Mapping[str, float]) -> None:
         if tracked is not None:

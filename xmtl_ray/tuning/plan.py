@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xmtl_ray.config.schema import Config
+from xmtl_ray.data.remote import here
 from xmtl_ray.pipeline.launch import STAGES, tracked
 from xmtl_ray.pipeline.stages import Planned, Stage, Stages
 from xmtl_ray.pipeline.xmtl import chain
@@ -67,7 +68,7 @@ def prepare(sweep: Space) -> Plan:
             f"storage_path: found {config.storage_path!r}, expected a folder, which all machines of the cluster see: "
             "trials tell how they are doing there"
         )
-    config = tracked(config)
+    config = tracked(here(config))
     built = configs.check(sweep, config)
     check_files(config)
     for one in built:
