@@ -10,7 +10,9 @@ def test_a_uri_where_a_folder_is_needed_is_told_by_its_setting(setting):
     """What to do stands in the error; a file system's path, and data and a storage by URI, are taken."""
     with pytest.raises(ConfigError, match=rf"{setting}: found 's3://b/w', expected a folder .* only data.root and"):
         load("xmtl_smoke", [f"{setting}=s3://b/w"])
-    assert str(load("xmtl_smoke", [f"{setting}=/b/w"])) and load("xmtl_smoke", ["storage_path=s3://b/w", "data.root=s3://b/w"])
+    assert str(load("xmtl_smoke", [f"{setting}=/b/w"])) and load(
+        "xmtl_smoke", ["storage_path=s3://b/w", "data.root=s3://b/w"]
+    )
 
 
 def test_the_other_family_has_the_same_rule():

@@ -79,9 +79,7 @@ def generate(
     ] = None,
     media: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of images and videos, or its URI; none: the file's", parser=place, metavar="PLACE"
-        ),
+        typer.Option(help="Folder of images and videos, or its URI; none: the file's", parser=place, metavar="PLACE"),
     ] = None,
     base: Annotated[Path | None, typer.Option(help="Where an adapter's base lies now; default: where it lay")] = None,
     bits: Annotated[Bits | None, typer.Option(help="Of a weight; default: as an adapter was trained, else 16")] = None,

@@ -23,7 +23,7 @@ from xmtl_ray.config.schema import Config
 from xmtl_ray.pipeline import running
 from xmtl_ray.pipeline.tracked import run_of
 from xmtl_ray.training.data_check import check_data
-from xmtl_ray.training.launch import inputs
+from xmtl_ray.training.launch import on_all_nodes
 from xmtl_ray.tuning import configs, ledger, room, space
 from xmtl_ray.tuning.ledger import About, Trial
 from xmtl_ray.tuning.plan import Plan, SweepError
@@ -107,7 +107,7 @@ class _Going:
         with cluster(
             needed.workers * needed.cpus, int(needed.workers * needed.gpus), spec.address, dashboard=True, quiet=True
         ):
-            check_shared("storage_path", plan.folder, inputs(plan.config))
+            check_shared("storage_path", plan.folder, on_all_nodes(plan.config))
             side_by_side = room.concurrency(room.of_cluster(), needed, plan.space.concurrency, bool(plan.joined))
             extra: dict[str, Any] = {"tracking.parent": self.tracked.id()}
             if plan.shared is not None:
