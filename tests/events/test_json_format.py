@@ -5,8 +5,8 @@ import json
 import pytest
 from answers import large, small
 
-from xmtl_ray.events.json_format import Parsed, dumps, parse
-from xmtl_ray.events.records import GenerativeEvent
+from xmtl_ray.events.json_format import Parsed, dumps, laid_out, parse
+from xmtl_ray.events.records import GenerativeArgument, GenerativeEvent
 
 ONE = GenerativeEvent("launch", "unveiled", (("entity", "Norvale Labs"), ("place", "Осло")))
 TWO = GenerativeEvent("policy-change", "调整", ())
@@ -25,7 +25,7 @@ def test_round_trip(events):
 def test_the_written_form():
     """The format's names, in its order."""
     assert dumps([GenerativeEvent("t", "x", (("r", "a"),))]) == (
-        '{"events": [{"event_type": "t", "trigger": "x", "arguments": [{"role": "r", "text": "a"}]}]}'
+        '{"events": [{"trigger": "x", "event_type": "t", "arguments": [{"role": "r", "text": "a"}]}]}'
     )
 
 
@@ -65,10 +65,10 @@ def test_no_events():
 @pytest.mark.parametrize(
     "text",
     ["", "null", "3", '"x"', "{}", '{"events": null}', '{"events": {"0": 1}}', "[NaN]", "[" + "9" * 5000 + "]",
-     '{"event_type": "t", "trigger": "x"}', '{"event_type": "t", "trigger": 1, "arguments": []}',
-     '{"event_type": "t", "trigger": "x", "arguments": [{"role": "r"}]}',
-     '{"event_type": "t", "trigger": "x", "arguments": [{"role": "r", "text": null}]}',
-     '{"event_type": "t", "trigger": "\\ud800", "arguments": []}', "{'events': []}", '{"events": [],}', "[" * 9999],
+     '{"trigger": "x", "event_type": "t"}', '{"event_type": "t", "trigger": 1, "arguments": []}',
+     '{"trigger": "x", "event_type": "t", "arguments": [{"role": "r"}]}',
+     '{"trigger": "x", "event_type": "t", "arguments": [{"role": "r", "text": null}]}',
+     '{"trigger": "\\ud800", "event_type": "t", "arguments": []}', "{'events': []}", '{"events": [],}', "[" * 9999],
 )  # fmt: skip
 def test_malformed(text):
     """No JSON, no event in it, a field missing or of the wrong kind, or strings that could not be written."""
@@ -77,7 +77,7 @@ def test_malformed(text):
 
 def test_more_fields_and_a_repeated_key():
     """Fields beyond the format are ignored; the last of two values stands."""
-    text = '{"event_type": "a", "event_type": "t", "trigger": "x", "arguments": [{"role": "r", "text": "a", "n": 1}]}'
+    text = '{"event_type": "a", "trigger": "x", "event_type": "t", "arguments": [{"role": "r", "text": "a", "n": 1}]}'
     assert parse(text) == Parsed((GenerativeEvent("t", "x", (("r", "a"),)),), "ok")
 
 
@@ -130,3 +130,14 @@ def test_a_megabyte(name):
     """A model that does not stop: outcomes, not exceptions. benchmarks/parse_answers.py has the times."""
     found = parse(large()[name])
     assert found.state == ("ok" if "complete" in name else "malformed")
+
+
+def test_answers_of_other_layouts_are_taught_in_ours():
+    """Another order of keys, other spaces, a list or an event alone; what has a field beside, or is no JSON, stays."""
+    event = '{"arguments":[{"text":"a","role":"r"}],"event_type":"t","trigger":"x"}'
+    ours = dumps([GenerativeEvent("t", "x", (GenerativeArgument("r", "a"),))])
+    for answer in (ours, f'{{ "events": [{event}]}}', f"[{event}]", event):
+        assert laid_out(answer) == ours
+    assert laid_out("[]") == laid_out('{"events":[]}') == dumps([])
+    for answer in (f"So: {event}", event.replace('"t"', '"t","time":1'), "no events", "", "[{]"):
+        assert laid_out(answer) == answer

@@ -91,7 +91,7 @@ def test_hundreds_of_answers_of_random_models(family):
                 text = tokenizer.decode(row, skip_special_tokens=True)
                 ended = tokenizer.eos_token_id in row.tolist()
                 closed, cut = close_answer(text)
-                assert cut == (not ended)
+                assert not (cut and ended)  # the last token that a limit allows may be an answer's last
                 found = parse(closed)
                 assert found.state == "ok" and dumps(found.events) == closed
                 assert len(found.events) <= 3
@@ -126,7 +126,7 @@ def test_a_mask_is_what_the_grammar_allows(family):
     assert (scores == 0).all()
 
     mask.restart()
-    inside = tokenizer('{"events": [{"event_type": "rain", "trigger": "a', add_special_tokens=False)["input_ids"]
+    inside = tokenizer('{"events": [{"trigger": "a', add_special_tokens=False)["input_ids"]
     for count in range(len(inside) + 1):
         allowed = mask(torch.tensor([[7] * 5 + inside[:count]]), scores)[0].isfinite().nonzero()[:, 0].tolist()
     assert len(allowed) > 200
@@ -139,7 +139,7 @@ def test_rows_have_their_own_grammars_and_a_compiled_one_is_kept(family):
     grammars = AnswerGrammars(tokenizer, len(tokenizer), {"rain": ()}, letters=9, threads=1)
     assert grammars.compiled(None) is grammars.compiled(None)
     mask = grammars.mask(["x", "yy", None])
-    start = tokenizer('{"events": [{"event_type": "rain", "trigger": "', add_special_tokens=False)["input_ids"]
+    start = tokenizer('{"events": [{"trigger": "', add_special_tokens=False)["input_ids"]
     scores = torch.zeros((3, len(tokenizer)))
     for count in range(len(start) + 1):
         allowed = mask(torch.tensor([start[:count]] * 3, dtype=torch.long), scores).isfinite()

@@ -72,7 +72,7 @@ def test_an_answer_is_written_as_dumps_does():
             answer.replace("é", "\\u00e9"),
             answer + " ",
             f"Sure: {answer}",
-            '{"events": [{"trigger": "x", "event_type": "buy", "arguments": []}]}',
+            '{"events": [{"event_type": "buy", "trigger": "x", "arguments": []}]}',
             answer.encode().replace("é".encode(), b"\xed\xa0\x80"),
             answer[:-1],
         )
@@ -196,7 +196,7 @@ def test_every_prefix_is_completed(events):
 
 @settings(max_examples=200)
 @given(st.text(st.sampled_from('{}[]",: \\aevents')) | TEXT)
-@example('{"events": [{"event_type": "a", "trigger": "b", "arguments": [{"role": "r", "text": "t"}, ]}]}')
+@example('{"events": [{"trigger": "b", "event_type": "a", "arguments": [{"role": "r", "text": "t"}, ]}]}')
 @example('{"events": []} and more')
 def test_any_text_is_completed_to_an_answer(text):
     """Also what is no prefix of an answer; it is then said to be cut."""
@@ -207,7 +207,7 @@ def test_any_text_is_completed_to_an_answer(text):
 
 def test_a_million_letters_are_completed_in_no_time():
     """One pass: an endless string, and an endless list of arguments."""
-    start = '{"events": [{"event_type": "a", "trigger": "b", "arguments": ['
+    start = '{"events": [{"trigger": "b", "event_type": "a", "arguments": ['
     argument = '{"role": "r", "text": "t"}'
     assert close_answer(start + '{"role": "' + "\\n" * 500_000) == ('{"events": []}', True)
     closed, _ = close_answer(start + ", ".join([argument] * 40_000))

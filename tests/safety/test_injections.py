@@ -22,7 +22,7 @@ from xmtl_ray.models import chat
 from xmtl_ray.models.splice import TAGS
 
 TEXTS = injections.texts()
-GOLD = '{"events": [{"event_type": "Life:Die", "trigger": "x", "arguments": []}]}'
+GOLD = '{"events": [{"trigger": "x", "event_type": "Life:Die", "arguments": []}]}'
 SCHEMA = m2e2().roles_of
 STYLES = (PromptStyle(), PromptStyle(schema=True), PromptStyle(schema=True, reason=True))
 WATCHED = ("open", "exec", "compile", "import", "os.", "socket.", "subprocess.", "shutil.", "ctypes.", "urllib.")
@@ -134,7 +134,7 @@ def test_held_to_the_grammar_none_can_be_said(tokenizer):
                 assert event.event_type in SCHEMA and event.trigger in source
         assert words(source)
     assert whole == 0  # all of the texts' own events quote what the source does not have
-    fine = '{"events": [{"event_type": "Life:Die", "trigger": "killed", "arguments": []}]}'
+    fine = '{"events": [{"trigger": "killed", "event_type": "Life:Die", "arguments": []}]}'
     matcher = xgrammar.GrammarMatcher(grammars.compiled(injections.SOURCES["en"]))
     assert all(map(matcher.accept_token, tokenizer(fine, add_special_tokens=False)["input_ids"]))
 

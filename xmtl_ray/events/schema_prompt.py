@@ -28,7 +28,7 @@ INSTRUCTIONS = {
 SEPARATOR = "===== TEXT ====="
 """The line that the source stands below, in all languages."""
 
-FORMAT = '{"events": [{"event_type": "...", "trigger": "...", "arguments": [{"role": "...", "text": "..."}]}]}'
+FORMAT = '{"events": [{"trigger": "...", "event_type": "...", "arguments": [{"role": "...", "text": "..."}]}]}'
 
 Schema = Mapping[str, Sequence[str]]
 """Event type → its roles."""

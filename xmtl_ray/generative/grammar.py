@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 EVENTS, ARGUMENTS, LETTERS = 8, 8, 120
 """Most events of an answer, arguments of an event, letters of a free text."""
 
-_HEAD, _TYPE, _TRIGGER, _AFTER_TRIGGER = '{"events": [', '{"event_type": ', ', "trigger": "', '", "arguments": ['
+_HEAD, _TRIGGER, _AFTER_TRIGGER, _AFTER_TYPE = '{"events": [', '{"trigger": "', '", "event_type": ', ', "arguments": ['
 _ROLE, _TEXT, _AFTER_ARGUMENT, _TAIL = '{"role": ', ', "text": "', '"}', "]}"
 
 
@@ -48,10 +48,10 @@ def answer_grammar(
         raise ValueError(f"bounds: found {events} events, {arguments} arguments, {letters} letters, expected 1, 0, 1")
     rules = [f"root ::= {_literal(' ')}? {_literal(_HEAD)} {_listed('event', events)} {_literal(_TAIL)}"]
     types = " | ".join(f"type_{number}" for number in range(len(schema)))
-    rules.append(f"event ::= {_literal(_TYPE)} ({types})")
+    rules.append(f"event ::= {_literal(_TRIGGER)} trigger ({types})")
     for number, (event_type, roles) in enumerate(schema.items()):
         listed = _listed(f"argument_{number}", arguments if roles else 0)
-        rules.append(f"type_{number} ::= {_literal(_json(event_type) + _TRIGGER)} trigger {listed} {_literal(_TAIL)}")
+        rules.append(f"type_{number} ::= {_literal(_json(event_type) + _AFTER_TYPE)} {listed} {_literal(_TAIL)}")
         if roles and arguments:
             role = " | ".join(_literal(_json(role)) for role in roles)
             rules.append(f"argument_{number} ::= {_literal(_ROLE)} ({role}) {_literal(_TEXT)} argument")
@@ -171,7 +171,7 @@ def _split(
 
 
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
-_EVENT = re.compile(rf'\{{"event_type": {_STRING}, "trigger": {_STRING}, "arguments": \[')
+_EVENT = re.compile(rf'\{{"trigger": {_STRING}, "event_type": {_STRING}, "arguments": \[')
 _ARGUMENT = re.compile(rf'\{{"role": {_STRING}, "text": {_STRING}\}}')
 
 
@@ -182,8 +182,8 @@ def close_answer(prefix: str) -> tuple[str, bool]:
     first argument is incomplete is dropped as a whole. What is no beginning of an answer ends where it leaves the
     layout, so there is an answer for any text.
 
-    >>> close_answer('{"events": [{"event_type": "buy", "trigger": "bought", "arguments": []}, {"ev')
-    ('{"events": [{"event_type": "buy", "trigger": "bought", "arguments": []}]}', True)
+    >>> close_answer('{"events": [{"trigger": "bought", "event_type": "buy", "arguments": []}, {"tr')
+    ('{"events": [{"trigger": "bought", "event_type": "buy", "arguments": []}]}', True)
     """
     text = prefix.removeprefix(" ")
     events, place = list[str](), len(_HEAD)

@@ -1,4 +1,4 @@
-"""Conversations whose first prompt is put in another style: with the schema, with examples, asking for reasons."""
+"""Conversations as a model is asked and taught them: prompts in a style, event JSON in the one layout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from xmtl_ray.config.finetune import Prompt
-from xmtl_ray.events.records import Conversation, GenerativeSample
+from xmtl_ray.events.json_format import laid_out
+from xmtl_ray.events.records import Conversation, GenerativeSample, Turn
 from xmtl_ray.events.schema_prompt import PromptStyle, few_shots, prompt_of, source_of
 
 Schema = Mapping[str, Sequence[str]]
@@ -19,22 +20,26 @@ def prompted(
     examples: Sequence[GenerativeSample] = (),
     seed: int = 0,
 ) -> list[Conversation]:
-    """The same conversations, first prompts as ``spec`` says; their sources and answers stay.
+    """The same conversations, first prompts as ``spec`` says, answers as ``json_format.laid_out``; their sources stay.
 
     Args:
         conversations: any.
-        spec: the style; `instruction: data` changes nothing.
+        spec: the style; `instruction: data` changes no prompt.
         schema: event type → roles.
         examples: training data that few-shot examples are taken from.
         seed: of their choice.
 
     Raises ValueError where there are too few examples in a language.
     """
+    taught = [
+        replace(one, turns=tuple(Turn(turn.prompt, laid_out(turn.answer)) for turn in one.turns))
+        for one in conversations
+    ]
     if spec.instruction == "data":
-        return list(conversations)
+        return taught
     style = PromptStyle(schema=spec.schema_text, shots=spec.shots, reason=spec.reason)
     found = []
-    for one in conversations:
+    for one in taught:
         first, *others = one.turns
         language = one.language or "en"
         shown = few_shots(examples, language, spec.shots, seed, leave_out=one.id) if spec.shots else ()
