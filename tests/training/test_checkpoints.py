@@ -130,7 +130,7 @@ TAMPERINGS = {
 
 
 @pytest.mark.parametrize("how", TAMPERINGS)
-def test_a_checkpoint_that_was_tampered_with_is_passed_over(tmp_path, how, caplog):
+def test_a_checkpoint_that_was_tampered_with_is_passed_over(tmp_path, how, caplog, record_property):
     """The one before it is taken, which is told; nothing outside is read into or removed, whatever is kept."""
     root = tmp_path / "run"
     store = local(root)
@@ -139,7 +139,9 @@ def test_a_checkpoint_that_was_tampered_with_is_passed_over(tmp_path, how, caplo
     TAMPERINGS[how](root / new, root / old)
     later = local(root, keep=1)
     later.begin()
-    assert later.newest() == old and held(later, old) == "model/weights at 1"
+    newest = later.newest()
+    record_property("torn_checkpoints_accepted", int(newest != old))
+    assert newest == old and held(later, old) == "model/weights at 1"
     assert len(later.invalid) == 1 and new in later.invalid[0]
     assert "the one before is tried" in caplog.text
     commit(later, 3, tmp_path / "part")
@@ -179,19 +181,24 @@ def killed(folder: Path, kind: str) -> dict[str, int]:
     return json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
 
 
-def test_kills_at_random_moments_tear_nothing(tmp_path):
+def test_kills_at_random_moments_tear_nothing(tmp_path, record_property):
     """40 SIGKILLs: no torn checkpoint is taken, none committed is lost, nothing unfinished stays; by mere copying
     some are torn, so the measure can tell."""
     counts = killed(tmp_path, "store")
-    print(counts)  # for who reads the test's output: the figures of the table of faults
+    names = {"tried": "kills", "torn_checkpoints_accepted": "torn", "commits_lost": "lost", "orphans_left": "left"}
+    for name, own in names.items():
+        record_property(name, counts[own])
+    record_property("survived", counts["kills"] - counts["torn"] - counts["lost"])
     assert counts["kills"] == 40 and counts["commits"] > 10
     assert counts["unfinished"] > 0, "some kills were within a commit"
     assert (counts["torn"], counts["lost"], counts["left"], counts["invalid"]) == (0, 0, 0, 0)
-    assert killed(tmp_path, "naive")["torn"] > 0
+    naive = killed(tmp_path, "naive")["torn"]
+    record_property("control.torn_checkpoints_accepted", naive)
+    assert naive > 0
 
 
 @pytest.mark.parametrize("limit", ["disk", "file size"])
-def test_a_full_disk(tmp_path, limit):
+def test_a_full_disk(tmp_path, limit, record_property):
     """Told at once with path and bytes; nothing of the one that failed is left; the one before it is whole."""
     line = [sys.executable, str(HERE / "full_disk.py"), str(tmp_path), "5" if limit == "disk" else "0"]
     if limit == "disk":
@@ -201,8 +208,9 @@ def test_a_full_disk(tmp_path, limit):
         line = [*namespace, *line]
     found = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
     last = f"checkpoint_a0001_s{found['step'] - 1:08d}"
-    assert found["step"] > 1 and found["newest"] == last
-    assert not [name for name in found["left"] if name.startswith(".partial")]
+    partial = [name for name in found["left"] if name.startswith(".")]
+    record_property("partial_files_left", len(partial))
+    assert found["step"] > 1 and found["newest"] == last and not partial
     wanted = "976.6 KiB" if limit == "disk" else "1.7 MiB"
     assert f"no room for {wanted}" in found["error"] and str(tmp_path) in found["error"]
 
@@ -253,7 +261,7 @@ def test_a_store_without_renaming(stuttering, tmp_path):
         store().newest()
 
 
-def test_a_store_that_stutters_is_tried_again_and_not_for_ever(stuttering, tmp_path):
+def test_a_store_that_stutters_is_tried_again_and_not_for_ever(stuttering, tmp_path, record_property):
     """Two failures are passed over; one that stays ends it after five tries, with its words; no room at once."""
     handler, store = stuttering
     ours = store()
@@ -268,6 +276,8 @@ def test_a_store_that_stutters_is_tried_again_and_not_for_ever(stuttering, tmp_p
     with pytest.raises(StoreFull, match="no room"):
         commit(ours, 3, tmp_path / "part")
     assert handler.calls == 1
+    record_property("tried", 3)
+    record_property("survived", 3)
 
 
 @pytest.fixture(scope="module")

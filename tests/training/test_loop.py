@@ -40,9 +40,17 @@ def learn(context, config, loaded, collate, examples, track):
     return train(context, config.engine, config.train, learner, track)
 
 
-def run(config, folder: Path, stop_at: int | None = None):
-    """Losses by step of a run in this process; with ``stop_at`` it dies after that step."""
-    loaded, collate, examples = build(config)
+def run(config, folder: Path, stop_at: int | None = None, twins: bool = False):
+    """Losses by step of a run in this process; with ``stop_at`` it dies after that step.
+
+    With ``twins`` a part of the gold is learnt from as if teachers had labelled it.
+    """
+    if twins:
+        joint = config.model_copy(update={"multitask": config.multitask.model_copy(update={"strategy": "joint"})})
+        loaded, collate, examples = build(joint)
+        examples = pretended_twins(examples)
+    else:
+        loaded, collate, examples = build(config)
     losses: dict[int, dict[str, float]] = {}
 
     def track(step: int, metrics) -> None:
@@ -59,13 +67,19 @@ def run(config, folder: Path, stop_at: int | None = None):
     return losses, position, loaded
 
 
-def test_a_resumed_run_follows_the_unbroken_one_exactly(tiny, tmp_path):
+def differing(found, expected) -> int:
+    """Steps whose losses, weights of losses or dev scores are not the same numbers."""
+    return sum(found.get(step) != expected.get(step) for step in found.keys() | expected.keys())
+
+
+def test_a_resumed_run_follows_the_unbroken_one_exactly(tiny, tmp_path, record_property):
     """Killed in its second epoch and begun again, dropout on: every loss and every weight is the same number."""
     config = tiny("train.epochs=3", "model.built_text.dropout=0.1", "model.shared.dropout=0.1")
     unbroken, _, whole = run(config, tmp_path / "unbroken")
     steps = max(unbroken) // 3
     before, _, _ = run(config, tmp_path / "broken", stop_at=steps + 2)
     after, _, resumed = run(config, tmp_path / "broken")
+    record_property("losses_differing", differing(before | after, unbroken))
     assert min(after) == steps + 1, "it goes on after the last checkpoint, which the first epoch left"
     assert before | after == unbroken
     for name, value in whole.model.state_dict().items():
@@ -92,13 +106,14 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_resumes_exactly(tiny, tmp_path, method):
+def test_every_method_resumes_exactly(tiny, tmp_path, method, record_property):
     """Losses, weights, ARK's teacher and student: killed in the third epoch and begun again, all the same numbers."""
     config = tiny("train.epochs=3", "train.eval_every_epochs=2", "multitask.rate.ae=0.2", *METHODS[method])
     unbroken, _, whole = run(config, tmp_path / "unbroken")
     steps = max(unbroken) // 3
     before, _, _ = run(config, tmp_path / "broken", stop_at=2 * steps + 1)
     after, _, resumed = run(config, tmp_path / "broken")
+    record_property("losses_differing", differing(before | after, unbroken))
     assert min(after) == 2 * steps + 1
     assert before | after == unbroken
     for name, value in whole.model.state_dict().items():
@@ -162,6 +177,20 @@ def test_pseudo_label_twins_have_losses_and_weights_of_their_own(tiny, tmp_path)
     last = {name: found[changed[1]][f"train/weight/{name}"] for name in terms}
     assert last != first
     assert sum(last[task] + last[twin] / 0.5 for task, twin in PSEUDO.items()) == pytest.approx(8)
+
+
+def test_pseudo_labels_resume_where_they_were(tiny, tmp_path, record_property):
+    """Killed within an epoch: eight losses of gold and pseudo-labels, and DWA's weights, go on as they would have."""
+    config = tiny("train.epochs=2", "multitask.weighting.name=dwa", "multitask.strategy=xmtl", "multitask.rate.ae=0.3",
+                  "train.checkpoint_every_steps=2", "multitask.weighting.interval=steps:2")  # fmt: skip
+    unbroken, _, _ = run(config, tmp_path / "unbroken", twins=True)
+    stop = max(unbroken) // 2 + 3
+    before, _, _ = run(config, tmp_path / "broken", stop_at=stop, twins=True)
+    after, _, _ = run(config, tmp_path / "broken", twins=True)
+    found = {step: before.get(step, {}) | after.get(step, {}) for step in before.keys() | after.keys()}
+    record_property("losses_differing", differing(found, unbroken))
+    assert stop - 1 <= min(after) <= stop + 1 and found == unbroken
+    assert {f"train/loss/{twin}" for twin in PSEUDO.values()} <= set(unbroken[1])
 
 
 def test_a_checkpoint_within_an_epoch_resumes_within_it(tiny, tmp_path):

@@ -4,14 +4,25 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import processes
-import psutil
 import pytest
 import test_loop
+from ray_runs import (
+    command,
+    committed,
+    differing,
+    journal,
+    losses,
+    recovery_s,
+    redone,
+    settings_of,
+    starts,
+    statuses,
+    wait_for,
+    workers_at_work,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -45,21 +56,6 @@ RUNS = [
     ("ark", "deepspeed, ZeRO 2"),
 ]
 TWO_EPOCHS = ["train.epochs=2", "multitask.tasks=[td,ae,vc,rc]"]
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """One Ray cluster for this module; runs started by the command line join it through RAY_ADDRESS."""
-    import ray
-
-    from xmtl_ray.cluster.connection import ENVIRONMENT
-
-    os.environ.update(ENVIRONMENT)
-    # Workers import this module, too.
-    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parent)}
-    context = ray.init(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": environment})
-    yield context.address_info
-    ray.shutdown()
 
 
 def common(world: Path) -> list[str]:
@@ -202,35 +198,7 @@ def test_one_worker_goes_on_where_two_stopped(one_worker_after_two, one_process,
                 assert value == pytest.approx(expected[step][name], rel=2e-3, abs=2e-3), (step, name)
 
 
-def command(world: Path, folder: Path | str, *overrides: str) -> list[str]:
-    return [
-        sys.executable, "-m", "xmtl_ray", "train", "xmtl_smoke", "name=run", f"storage_path={folder}",
-        f"data.root={world}", "train.epochs=4", "multitask.rate.ae=0.2", "train.global_batch=32", *overrides,
-    ]  # fmt: skip
-
-
-def journal(folder: Path) -> list[dict]:
-    path = folder / "run" / "tracking.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
-
-
-def losses(folder: Path) -> dict[int, set[str]]:
-    """Step → every loss line that was logged for it: one, unless the step was done again with another loss."""
-    found: dict[int, set[str]] = {}
-    for line in journal(folder):
-        if "metrics" in line and "train/loss" in line["metrics"]:
-            found.setdefault(line["step"], set()).add(json.dumps(line["metrics"]))
-    return found
-
-
-def wait_for(condition, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-def test_a_killed_driver_run_again_follows_the_unbroken_run(world, tmp_path):
+def test_a_killed_driver_run_again_follows_the_unbroken_run(world, tmp_path, record_property):
     """SIGKILL to a run in local mode; the same command goes on and every loss is that of a run never killed."""
     subprocess.run(command(world, tmp_path / "whole", "cluster.workers=0"), check=True)
     whole = losses(tmp_path / "whole")
@@ -238,13 +206,40 @@ def test_a_killed_driver_run_again_follows_the_unbroken_run(world, tmp_path):
     broken = subprocess.Popen(command(world, tmp_path / "broken", "cluster.workers=0"))
     wait_for(lambda: max(losses(tmp_path / "broken"), default=0) > 2 * steps + 1, 300)
     broken.send_signal(signal.SIGKILL)
+    struck = time.time()
     broken.wait()
     assert max(losses(tmp_path / "broken")) < max(whole), "it was killed before its end"
     done = subprocess.run(command(world, tmp_path / "broken", "cluster.workers=0"), check=True, capture_output=True)
     assert b"resumed after epoch" in done.stdout + done.stderr
+    record_property("losses_differing", differing(losses(tmp_path / "broken"), whole))
+    record_property("steps_redone", max(redone(tmp_path / "broken")))
+    record_property("recovery_s", recovery_s(tmp_path / "broken", [struck]))
     assert losses(tmp_path / "broken") == whole
     for name in ("predictions.json", "model/model.safetensors"):
         assert (tmp_path / "broken/run" / name).read_bytes() == (tmp_path / "whole/run" / name).read_bytes(), name
+
+
+@pytest.mark.long
+def test_a_killed_driver_of_two_workers_goes_on(world, tmp_path, cluster, whole, nothing_stays, record_property):
+    """SIGKILL to the driver on a standing cluster: its workers go, what it held is free, and the same command goes on
+    from the newest checkpoint, with the losses of a run that nothing happened to; the run is FINISHED once."""
+    environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
+    line = command(world, tmp_path, "cluster.workers=2", "tracking.enabled=false", "train.checkpoint_every_steps=5")
+    driver = subprocess.Popen(line, env=environment)
+    wait_for(lambda: max(losses(tmp_path), default=0) > 33, 240)
+    driver.send_signal(signal.SIGKILL)
+    struck = time.time()
+    driver.wait()
+    wait_for(lambda: not workers_at_work(), 60)
+    at = committed(tmp_path)
+    subprocess.run(line, env=environment, check=True)
+    begins = [lines[0]["step"] for lines in starts(tmp_path)]
+    record_property("committed_steps_lost", max(0, at - begins[1] + 1))
+    record_property("losses_differing", differing(losses(tmp_path), whole))
+    record_property("steps_redone", max(redone(tmp_path)))
+    record_property("recovery_s", recovery_s(tmp_path, [struck]))
+    assert begins == [1, at + 1] and losses(tmp_path) == whole
+    assert statuses(tmp_path) == ["RUNNING", "KILLED", "RUNNING", "FINISHED"]
 
 
 def test_a_uri_as_storage_holds_the_whole_run_and_resumes_it(world, tmp_path, cluster):
@@ -275,25 +270,9 @@ def test_a_uri_as_storage_holds_the_whole_run_and_resumes_it(world, tmp_path, cl
     assert other.returncode == 2 and "train.seed: was 0, is 7" in other.stderr
 
 
-def workers_at_work() -> list[psutil.Process]:
-    """Ray names its workers so, and puts each into its session's folder for the run."""
-    return [one for one in processes.named("RayTrainWorker", everywhere=True) if one.cwd().endswith("/artifacts/run")]
-
-
-def statuses(folder: Path) -> list[str]:
-    return [line["status"] for line in journal(folder) if "status" in line]
-
-
-@pytest.fixture(scope="module")
-def whole(world, tmp_path_factory, cluster):
-    """Losses of a run of two workers that nothing happened to."""
-    folder = tmp_path_factory.mktemp("whole")
-    environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
-    subprocess.run(command(world, folder, "cluster.workers=2"), check=True, env=environment)
-    return losses(folder)
-
-
-def test_a_driver_stopped_an_index_emptied_a_machine_taken_away(world, tmp_path, cluster, whole):
+def test_a_driver_stopped_an_index_emptied_a_machine_taken_away(
+    world, tmp_path, cluster, whole, nothing_stays, record_property
+):
     """SIGTERM to the driver, Ray's index left empty, SIGTERM to a worker: each time a checkpoint of that very step is
     left, no step is done twice, and the losses are those of a run that nothing happened to."""
     environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
@@ -309,11 +288,15 @@ def test_a_driver_stopped_an_index_emptied_a_machine_taken_away(world, tmp_path,
     driver = subprocess.Popen(line, env=environment)
     wait_for(lambda: max(losses(tmp_path), default=0) > stopped + 2, 180)
     workers_at_work()[-1].send_signal(signal.SIGTERM)
+    struck = time.time()
     assert driver.wait(300) == 0
     names = [path.name for path in (tmp_path / "run/checkpoints").glob("checkpoint_*")]
     assert {name[:16] for name in names} <= {"checkpoint_a0001", "checkpoint_a0002", "checkpoint_a0003"}
     assert statuses(tmp_path) == ["RUNNING", "KILLED", "RUNNING", "KILLED", "RUNNING", "FINISHED"]
     found = [line["step"] for line in journal(tmp_path) if "train/loss" in line.get("metrics", {})]
+    record_property("losses_differing", differing(losses(tmp_path), whole))
+    record_property("steps_redone", len(found) - len(set(found)))
+    record_property("recovery_s", recovery_s(tmp_path, [struck]))
     assert len(found) == len(set(found))
     assert losses(tmp_path) == whole
 
@@ -330,7 +313,9 @@ def poisoned(settings):
     return worker.train_worker(settings)
 
 
-def test_a_worker_that_fails_each_time_ends_the_run(world, tmp_path, cluster, monkeypatch):
+def test_a_worker_that_fails_each_time_ends_the_run(
+    world, tmp_path, cluster, nothing_stays, monkeypatch, record_property
+):
     """After max_failures it is an error; the run is FAILED, and the last good checkpoint is there."""
     from pyarrow import fs
 
@@ -339,15 +324,17 @@ def test_a_worker_that_fails_each_time_ends_the_run(world, tmp_path, cluster, mo
     from xmtl_ray.training.checkpoints import CheckpointStore
 
     monkeypatch.setattr(worker, "train_worker", poisoned)
-    settings = command(world, tmp_path, "cluster.workers=1", "cluster.max_failures=1", "tracking.enabled=false")[5:]
+    settings = settings_of(world, tmp_path, "cluster.workers=1", "cluster.max_failures=1", "tracking.enabled=false")
     with pytest.raises(launch.TrainingError, match=r"worker 0: .*poison"):
         launch.launch(load("xmtl_smoke", settings))
+    record_property("wrongly_finished", statuses(tmp_path).count("FINISHED"))
+    record_property("starts", statuses(tmp_path).count("RUNNING"))
     assert statuses(tmp_path) == ["RUNNING", "FAILED", "RUNNING", "FAILED"]
     store = CheckpointStore(fs.LocalFileSystem(), str(tmp_path / "run/checkpoints"), "", 1)
     assert store.newest().endswith("_s00000025")
 
 
-def test_a_cluster_that_has_no_room_is_told_in_time(world, tmp_path, cluster):
+def test_a_cluster_that_has_no_room_is_told_in_time(world, tmp_path, cluster, nothing_stays):
     """Five workers on four CPUs: an error with both numbers after the time that was given, not for ever."""
     environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
     line = command(world, tmp_path, "cluster.workers=5", "cluster.capacity_timeout_s=4", "tracking.enabled=false")
@@ -358,7 +345,7 @@ def test_a_cluster_that_has_no_room_is_told_in_time(world, tmp_path, cluster):
     assert "the cluster has 4 CPU (4 free)" in done.stderr
 
 
-def test_ray_replaces_a_killed_worker_without_help(world, tmp_path, cluster, whole):
+def test_ray_replaces_a_killed_worker_without_help(world, tmp_path, cluster, whole, nothing_stays, record_property):
     """SIGKILL to one of two workers in the third epoch: the run ends well, with the losses of a run never killed."""
     environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
     steps = max(whole) // 4
@@ -367,7 +354,11 @@ def test_ray_replaces_a_killed_worker_without_help(world, tmp_path, cluster, who
     workers = workers_at_work()
     assert len(workers) == 2
     workers[0].kill()
+    struck = time.time()
     assert broken.wait(300) == 0
+    record_property("losses_differing", differing(losses(tmp_path / "broken"), whole))
+    record_property("steps_redone", max(redone(tmp_path / "broken")))
+    record_property("recovery_s", recovery_s(tmp_path / "broken", [struck]))
     assert losses(tmp_path / "broken") == whole
     state = json.loads((tmp_path / "broken/run/mlflow.json").read_text())
     from mlflow import MlflowClient
@@ -375,4 +366,6 @@ def test_ray_replaces_a_killed_worker_without_help(world, tmp_path, cluster, who
     client = MlflowClient(state["uri"])
     run = client.get_run(state["run_id"])
     assert run.info.status == "FINISHED"
-    assert len({m.step for m in client.get_metric_history(state["run_id"], "train/loss/td")}) == len(whole)
+    points = [point.step for point in client.get_metric_history(state["run_id"], "train/loss/td")]
+    record_property("metric_points_lost", len(whole) - len(set(points)))
+    assert len(set(points)) == len(whole)

@@ -45,7 +45,7 @@ def statuses(folder: Path) -> list[str]:
     return [line["status"] for line in lines(folder) if "status" in line]
 
 
-def test_a_run_that_is_told_to_stop_leaves_a_checkpoint_and_goes_on_exactly(world, tmp_path):
+def test_a_run_that_is_told_to_stop_leaves_a_checkpoint_and_goes_on_exactly(world, tmp_path, record_property):
     """SIGTERM, then Ctrl-C, each in mid-epoch: status KILLED, no step is done twice, and every loss is that of a run
     never stopped."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -68,6 +68,11 @@ def test_a_run_that_is_told_to_stop_leaves_a_checkpoint_and_goes_on_exactly(worl
         assert not (broken / "run" / LOCK).exists()
     assert last < max(expected), "it was stopped before its end"
     subprocess.run(command(world, broken), check=True, capture_output=True)
+    record_property("tried", 2)
+    record_property("survived", 2)
+    record_property("losses_differing", sum(losses(broken).get(step) != each for step, each in expected.items()))
+    record_property("steps_redone", sum(len(each) - 1 for each in losses(broken).values()))
+    record_property("runs_left_running", int(statuses(broken)[-1] == "RUNNING"))
     assert losses(broken) == expected
     assert statuses(broken) == ["RUNNING", "KILLED", "RUNNING", "KILLED", "RUNNING", "FINISHED"]
 
@@ -100,7 +105,7 @@ def test_the_mark_of_the_driver_reaches_rank_0(tmp_path):
     assert not (tmp_path / stopping.MARK).exists()
 
 
-def test_runs_whose_driver_died_are_ended_by_the_next(tmp_path):
+def test_runs_whose_driver_died_are_ended_by_the_next(tmp_path, record_property):
     """RUNNING in the journal, and a lock whose process is gone: KILLED; one whose driver lives elsewhere is left."""
     for name, holder in (("dead", Holder("h", "m", 1, "1", "then", "t")), ("alive", Holder("h", "m", 1, "1", "", "t"))):
         journal = Journal(tmp_path / name)
@@ -112,6 +117,7 @@ def test_runs_whose_driver_died_are_ended_by_the_next(tmp_path):
     states.reap(str(tmp_path))
     found = {name: [json.loads(line)["status"] for line in (tmp_path / name / JOURNAL).read_text().splitlines()]
              for name in ("dead", "alive")}  # fmt: skip
+    record_property("runs_left_running", int(found["dead"][-1] == "RUNNING"))
     assert found == {"dead": ["RUNNING", "KILLED"], "alive": ["RUNNING"]}
 
 

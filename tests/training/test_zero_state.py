@@ -1,6 +1,7 @@
 """Checkpoints under DeepSpeed that fit any number of workers, and never make a run begin anew."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,34 @@ def test_a_missing_part_is_an_error(losses):
     line = [sys.executable, str(HERE / "zero_ranks.py"), str(folder), "0", "1", "a", "e"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "zero_00000.safetensors" in done.stderr
+
+
+def test_deepspeed_itself_begins_anew(tmp_path, record_property):
+    """F19's control: without its file ``latest`` DeepSpeed loads nothing and raises nothing; the next step is the
+    first."""
+    program = """
+import os, sys, warnings
+from pathlib import Path
+import deepspeed, torch
+os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/meet", rank=0, world_size=1)
+folder = Path(sys.argv[1]) / "checkpoint"
+def engine():
+    model = torch.nn.Linear(3, 2)
+    config = {"train_batch_size": 2, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}}
+    return deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)[0]
+first = engine()
+for _ in range(3):
+    first.backward(first(torch.ones(2, 3)).sum())
+    first.step()
+first.save_checkpoint(folder)
+(folder / "latest").unlink()
+later = engine()
+print(*later.load_checkpoint(folder), first.global_steps, later.global_steps)
+"""
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "None {} 3 0"
+    record_property("control.starts_from_zero", 1)

@@ -8,6 +8,7 @@ filter over the store, not another run.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -126,13 +127,23 @@ def seal(store: Path, detector: str, name: str, contents: Mapping[str, str], ref
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, bring it to the disk and give it its name in one step."""
+    """Let ``write`` fill a file beside ``path``, bring it to the disk and give it its name in one step.
+
+    Raises DataError where there is no room; what was written of it is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
     try:
         write(temporary)
         _to_disk(temporary)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        written = temporary.stat().st_size if temporary.exists() else 0
+        found = f"{os.strerror(error.errno)} after {written} bytes"
+        expected = "room for it; what was written is removed: make room and give the same command again"
+        raise DataError(path, None, "file", found, expected) from None
     finally:
         temporary.unlink(missing_ok=True)
     _to_disk(path.parent)

@@ -6,6 +6,7 @@ batches; while the server is down it waits and tries again, and what is left at 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -178,7 +179,12 @@ class Sender:
         if _leads_out(path, self.folder):
             log.warning("%s leads out of the run's folder and is no artifact of run %s", path, run_id)
         elif path.is_dir():
-            client.log_artifacts(run_id, str(path), name)
+            try:
+                client.log_artifacts(run_id, str(path), name)
+            except OSError as error:
+                if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                    _remove_artifact(client, run_id, name)
+                raise
         elif path.is_file():
             client.log_artifact(run_id, str(path), None if parent == Path() else str(parent))
         else:
@@ -318,6 +324,14 @@ def _hold(folder: Path) -> int | None:
             if os.fstat(held).st_ino == os.stat(folder / LOCK).st_ino:
                 return held
         os.close(held)  # whoever had it has just removed it
+
+
+def _remove_artifact(client: Any, run_id: str, name: str) -> None:
+    """Half a folder would keep a full disk full; it is sent again, whole."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    with suppress(OSError):
+        get_artifact_repository(client.get_run(run_id).info.artifact_uri).delete_artifacts(name)
 
 
 def _leads_out(path: Path, folder: Path) -> bool:

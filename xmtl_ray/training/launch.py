@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -137,7 +138,7 @@ def fit(config: Config | FinetuneConfig, callbacks: Sequence[UserCallback] = ())
     except TrainingFailedError as error:
         if type(getattr(error, "controller_failure", None)).__name__.startswith("WorkerGroupStartup"):
             raise CapacityError(_no_room(resources, spec.workers, spec.capacity_timeout_s)) from error
-        raise TrainingError(_cause(error)) from error
+        raise TrainingError(_cause(error, spec.worker_timeout_s, spec.collective_timeout_s)) from error
     summary = dict(result.return_value)
     if "failed" in summary:
         raise TrainingError(summary["failed"])
@@ -292,9 +293,21 @@ def _check_same_run(config: Config | FinetuneConfig) -> None:
         )
 
 
-def _cause(error: Exception) -> str:
-    """What went wrong in the first worker that failed, without the frames around it."""
-    failures = getattr(error, "worker_failures", {}) or {}
+def _cause(error: Exception, worker_timeout_s: float, collective_timeout_s: float) -> str:
+    """What went wrong in the first worker that failed, without the frames around it; a hang before what it led to."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {}) or {}
+    again = "the same command goes on from the last checkpoint"
     for rank, failure in sorted(failures.items()):
-        return f"worker {rank}: {str(failure).strip().splitlines()[-1]}"
-    return str(error)
+        if type(failure).__name__ == "WorkerHealthCheckTimeoutError":
+            return (
+                f"worker {rank}: no answer for {worker_timeout_s:g} s (cluster.worker_timeout_s): it was stopped, or "
+                f"its machine is; {again}"
+            )
+    last = {rank: str(failure).strip().splitlines()[-1] for rank, failure in sorted(failures.items())}
+    for rank, line in last.items():
+        if re.search(r"timed? ?out", line, re.IGNORECASE):
+            return (
+                f"worker {rank}: waited in vain for another one, at most {collective_timeout_s:g} s "
+                f"(cluster.collective_timeout_s): {line}; {again}"
+            )
+    return next((f"worker {rank}: {line}" for rank, line in last.items()), str(error))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from pyarrow import fs
 
 from xmtl_ray.training.manifest import Entry, hashed
-from xmtl_ray.training.retries import patiently
+from xmtl_ray.training.retries import CheckpointError, patiently
 
 T = TypeVar("T")
 
@@ -78,7 +79,12 @@ class Files:
             return
         folder, _, name = path.rpartition("/")
         partial = f"{folder}/.{name}"
-        self.write(partial, content)
+        try:
+            self.write(partial, content)
+        except CheckpointError:
+            with suppress(OSError):
+                self.filesystem.delete_file(partial)
+            raise
         self.rename(partial, path)
 
     def rename(self, source: str, target: str) -> None:

@@ -1,0 +1,42 @@
+"""What tests of Ray workers share."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ray_runs import command, losses
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One Ray cluster for a module; runs started by the command line join it through RAY_ADDRESS."""
+    import ray
+
+    from xmtl_ray.cluster.connection import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT)
+    # Workers import modules of this folder, too.
+    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parent)}
+    context = ray.init(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": environment})
+    yield context.address_info
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory, cluster):
+    """Losses of a run of two workers that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
+    subprocess.run(command(world, folder, "cluster.workers=2"), check=True, env=environment)
+    return losses(folder)
+
+
+@pytest.fixture
+def nothing_stays(cluster):
+    """After the test no actor, placement group or held CPU is left in the cluster."""
+    from leftovers import settled
+
+    yield
+    left = settled()
+    assert not any(left.values()), left
