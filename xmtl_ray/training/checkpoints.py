@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from pyarrow import fs
 
 from xmtl_ray.training.manifest import MANIFEST, Entry, InvalidCheckpoint, Manifest, name_of, parse, parse_name
+from xmtl_ray.training.node_copies import copied
 from xmtl_ray.training.retries import CheckpointError
 from xmtl_ray.training.store_files import Files
 
@@ -163,17 +163,20 @@ class CheckpointStore:
 
     @contextmanager
     def opened(self, name: str) -> Iterator[Path]:
-        """The files of checkpoint ``name`` in a folder of this machine: its own, or a copy that goes away again."""
+        """The files of checkpoint ``name`` in a folder of this machine: its own, or a copy for all who read it now."""
         if self.files.local:
             yield Path(self.root) / name
             return
-        files = self._manifest(name).files
-        with tempfile.TemporaryDirectory() as temporary:
-            for path, entry in files.items():
+        manifest = self._manifest(name)
+
+        def fetch(folder: Path) -> None:
+            for path, entry in manifest.files.items():
                 source = f"{self.root}/{name}/{path}"
-                if self.files.get(source, Path(temporary) / path) != entry:
+                if self.files.get(source, folder / path) != entry:
                     raise InvalidCheckpoint(f"{source}: found another content than when it was chosen")
-            yield Path(temporary)
+
+        with copied(f"{self.root}\n{manifest.dump().decode()}", fetch) as folder:
+            yield folder
 
     def manifests(self) -> list[Manifest]:
         """Of all checkpoints whose manifest can be read, the newest last; their files are not looked at."""
