@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from xmtl_ray.config.schema import Config, TaskName
 from xmtl_ray.data import images as image_files
@@ -28,6 +30,14 @@ log = logging.getLogger(__name__)
 
 TODO = "todo"
 """Folder of the shards that are not labelled yet."""
+AHEAD = 8
+"""Shards whose images are hashed at the same time."""
+
+W = TypeVar("W")
+R = TypeVar("R")
+Chunk = tuple[list[LabelledPair], Path, Path]
+"""Rows of a shard without hashes, their source, and the folder of its images."""
+Hashing = Callable[[Iterable[Chunk]], Iterator[list[LabelledPair]]]
 
 
 @dataclass(frozen=True)
@@ -44,27 +54,68 @@ class Plan:
     """Quarantined so far: before any teacher looked, and in the shards that are there."""
 
 
-def make_plan(config: Config, store: Path, teachers: Mapping[TaskName, Teacher]) -> Plan:
-    """Read the source and hash its images; what is not labelled yet is written down for the actors."""
+def make_plan(
+    config: Config, store: Path, teachers: Mapping[TaskName, Teacher], hashing: Hashing | None = None
+) -> Plan:
+    """Read the source and hash its images; what is not labelled yet is written down for the actors.
+
+    Args:
+        config: see ``pseudo_label.label``.
+        store: the folder.
+        teachers: by task.
+        hashing: opens and hashes the images; None: threads of this process.
+    """
     hashes = {task: teacher.sha256 for task, teacher in teachers.items()}
     rows = _Rows(config)
     keys, new, refused, digest = list[str](), dict[str, int](), dict[str, str](), hashlib.sha256()
-    with ThreadPoolExecutor() as pool:
-        for some in _chunks(rows.stream(), config.distill.shard):
-            shard = list(pool.map(rows.with_hash, some))
-            key = pseudo_labels.shard_key(shard, hashes, config.distill.floor, config.inference.batch)
-            keys.append(key)
-            digest.update("".join(pseudo_labels.as_text(row) + "\n" for row in shard).encode())
-            if pseudo_labels.shard_path(store, key).exists():
-                refused |= pseudo_labels.refused(store, key)
-            else:
-                new[key] = len(shard)
-                refused |= {row.id: row.reason for row in shard if row.reason is not None}
-                write_whole(todo_path(store, key), partial(_write_rows, shard))
+    chunks = ((some, rows.source, rows.images) for some in _chunks(rows.stream(), config.distill.shard))
+    for shard in (hashing or in_threads)(chunks):
+        key = pseudo_labels.shard_key(shard, hashes, config.distill.floor, config.inference.batch)
+        keys.append(key)
+        digest.update("".join(pseudo_labels.as_text(row) + "\n" for row in shard).encode())
+        if pseudo_labels.shard_path(store, key).exists():
+            refused |= pseudo_labels.refused(store, key)
+        else:
+            new[key] = len(shard)
+            refused |= {row.id: row.reason for row in shard if row.reason is not None}
+            write_whole(todo_path(store, key), partial(_write_rows, shard))
     if not keys:
         raise DataError(rows.source, None, "pairs", "none", "at least one image-text pair")
     rows.warn()
     return Plan(tuple(keys), new, rows.images, digest.hexdigest(), len(rows.ids), refused)
+
+
+def in_threads(chunks: Iterable[Chunk]) -> Iterator[list[LabelledPair]]:
+    """The chunks' rows with their images' hashes, in order; a few chunks are read ahead."""
+    with ThreadPoolExecutor() as pool:
+        yield from in_order((pool.submit(hashed, *chunk) for chunk in chunks), Future.result, AHEAD)
+
+
+def in_order(begun: Iterable[W], result: Callable[[W], R], ahead: int) -> Iterator[R]:
+    """Results of work in the order in which it is begun, of which so much is under way at most."""
+    waiting = deque[W]()
+    for work in begun:
+        waiting.append(work)
+        if len(waiting) >= ahead:
+            yield result(waiting.popleft())
+    while waiting:
+        yield result(waiting.popleft())
+
+
+def hashed(rows: Sequence[LabelledPair], source: Path, images: Path) -> list[LabelledPair]:
+    """The same with the hashes of their images; or quarantined, where a pair cannot be labelled."""
+    return [_hashed(row, source, images) for row in rows]
+
+
+def _hashed(row: LabelledPair, source: Path, images: Path) -> LabelledPair:
+    if row.reason is not None:
+        return row
+    try:
+        pseudo_labels.check_pair(source, row)
+        path = inside(images, row.image, source, row.id, "image")
+        return replace(row, image_sha256=image_files.content_hash(path, root=images))
+    except DataError as error:
+        return replace(row, reason=without_folder(error, images))
 
 
 def _write_rows(shard: Sequence[LabelledPair], file: Path) -> None:
@@ -95,7 +146,10 @@ class _Rows:
         self.detected = 0
 
     def stream(self) -> Iterator[LabelledPair]:
-        """One row a pair, without its image's hash. Raises DataError, also for an id that comes twice."""
+        """One row a pair, without its image's hash. Raises DataError, also for an id that comes twice.
+
+        ``images`` is right from the first one on.
+        """
         opened = open_source(self.source, images=self.folder)
         if opened.kind is not Pair:
             raise DataError(self.source, None, "records", opened.kind.__name__, "image-text pairs (VOA's or Parquet)")
@@ -107,17 +161,6 @@ class _Rows:
                 self.images = self._own_folder(pair)
             self.ids.add(pair.id)
             yield self._row(pair)
-
-    def with_hash(self, row: LabelledPair) -> LabelledPair:
-        """The same with the hash of its image; or quarantined, if the pair cannot be labelled."""
-        if row.reason is not None:
-            return row
-        try:
-            pseudo_labels.check_pair(self.source, row)
-            path = inside(self.images, row.image, self.source, row.id, "image")
-            return replace(row, image_sha256=image_files.content_hash(path, root=self.images))
-        except DataError as error:
-            return replace(row, reason=without_folder(error, self.images))
 
     def warn(self) -> None:
         """Tell where no image has a detection that is sure enough."""

@@ -1,9 +1,10 @@
 """Pseudo-labels for image-text pairs: a Ray Data job of three pools of actors, which goes on where it stopped.
 
-The source is read once, in its order, and cut into shards of a fixed number of pairs. A shard's name is a hash of all
-that its labels depend on; one that is there is not labelled again, the others go through the pools: text and image
-teachers work side by side on different shards, and the roles' teachers see only pairs whose sides agree (paper A's
-order). So neither the number of actors nor an interruption changes a byte of the store.
+The source is read once, in its order, and cut into shards of a fixed number of pairs; the nodes of a cluster that is
+joined hash the images. A shard's name is a hash of all that its labels depend on; one that is there is not labelled
+again, the others go through the pools: text and image teachers work side by side on different shards, and the roles'
+teachers see only pairs whose sides agree (paper A's order). So neither the number of actors nor an interruption changes
+a byte of the store.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from xmtl_ray.cluster.connection import ClusterError, cluster
 from xmtl_ray.cluster.jobs import Progress, cause
@@ -23,11 +27,11 @@ from xmtl_ray.cluster.reach import check_shared
 from xmtl_ray.config.schema import Config, TaskName
 from xmtl_ray.data import pseudo_labels
 from xmtl_ray.data.objects import write_whole
-from xmtl_ray.data.pseudo_labels import Teacher
+from xmtl_ray.data.pseudo_labels import LabelledPair, Teacher
 from xmtl_ray.data.pseudo_removal import REMOVED
-from xmtl_ray.data.remote import copy_of, here
+from xmtl_ray.data.remote import Copy, copy_of, here
 from xmtl_ray.distill import teachers as teacher_folders
-from xmtl_ray.distill.plan import TODO, Plan, make_plan, todo_path
+from xmtl_ray.distill.plan import AHEAD, TODO, Chunk, Hashing, Plan, hashed, in_order, make_plan, todo_path
 from xmtl_ray.distill.stages import Roles, Row, Triggers, Types
 
 RUN = "run.json"
@@ -80,11 +84,12 @@ def label(config: Config, store: Path, progress: Progress | None = None) -> Coun
     config = here(config)
     assert config.data.pairs is not None
     found = teacher_folders.find(config.distill.teachers)
-    plan = make_plan(config, store, found)
-    _check_quarantine(config, store, plan.pairs, plan.refused)
     busy: list[Stretch] = []
-    if plan.new:
-        busy = _run(config, store, found, plan, progress)
+    with _joined(config, store) as hashing:
+        plan = make_plan(config, store, found, hashing)
+        _check_quarantine(config, store, plan.pairs, plan.refused)
+        if plan.new:
+            busy = _run(config, store, found, plan, progress)
     source = config.data.pairs.source
     manifest = pseudo_labels.seal(
         store, plan.keys, found, config.distill.floor, source, plan.source_sha256, plan.images
@@ -103,6 +108,44 @@ def label(config: Config, store: Path, progress: Progress | None = None) -> Coun
     record = {**asdict(counts), "actors": config.distill.actors, "waiting_by_stage": stages}
     write_whole(store / RUN, lambda file: file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8"))
     return counts
+
+
+@contextmanager
+def _joined(config: Config, store: Path) -> Iterator[Hashing | None]:
+    """Within it a cluster that is named is connected, and its nodes hash images; else None, and nothing is begun."""
+    address, pairs, copy = config.cluster.address, config.data.pairs, copy_of(config)
+    assert pairs is not None
+    if not address and not os.environ.get("RAY_ADDRESS"):
+        yield None
+        return
+    spec = config.distill
+    with cluster(spec.actors, int(spec.gpu), address):
+        given = {"data.pairs.source": pairs.source, "data.pairs.images": pairs.images}
+        own = {name: path for name, path in given.items() if path is not None}
+        check_shared("--out", store, {} if copy is not None else own)
+        import ray
+
+        task = ray.remote(_hash)
+        ahead = max(AHEAD, 2 * int(ray.cluster_resources().get("CPU", 1)))
+        yield lambda chunks: in_order((task.remote(chunk, copy) for chunk in chunks), _hashed_rows, ahead)
+
+
+def _hash(chunk: Chunk, copy: Copy | None) -> list[LabelledPair]:
+    """Runs on a node."""
+    if copy is not None:
+        copy.ensure()
+    return hashed(*chunk)
+
+
+def _hashed_rows(reference: Any) -> list[LabelledPair]:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        rows: list[LabelledPair] = ray.get(reference)
+    except RayError as error:
+        raise LabellingError(f"data.pairs: images were being hashed, then: {cause(error)}") from error
+    return rows
 
 
 def waiting_share(stretches: Sequence[Stretch], end: float | None = None) -> float:
