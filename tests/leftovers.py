@@ -15,8 +15,8 @@ import pytest
 
 WAIT_S = 30.0
 """Ray takes its time with what a killed driver has left."""
-_SERVICES = ("_StatsActor", "AutoscalingRequester", "JobSupervisor", "PrestartWorker")
-"""Of Ray Data and of jobs: one for a whole cluster, without resources, for as long as that lives."""
+_SERVICES = ("DashboardAgent", "RuntimeEnvAgent", "Autoscaling", "_StatsActor", "JobSupervisor")
+"""Ray's own and Ray Data's: one for a node or a cluster, without resources, for as long as that lives."""
 
 
 def _working(everywhere: bool) -> list[str]:

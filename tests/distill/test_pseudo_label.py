@@ -99,11 +99,12 @@ class TestOnRay:
 
     pytestmark = ray_and_slow
 
-    def test_pairs_in_are_pairs_labelled_and_quarantined(self, labelled, source):
+    def test_pairs_in_are_pairs_labelled_and_quarantined(self, labelled, source, record_property):
         """In the source's order; the cut and the missing image with their reasons, named below the images' folder."""
         store, counts = labelled
         ids = [pair.id for pair in pairs_of(source)]
         rows, refused = list(pseudo_labels.stream(store)), pseudo_labels.quarantine(store)
+        record_property("rows_lost", len(set(ids) - {row.id for row in rows} - set(refused)))
         assert [row.id for row in rows] == [name for name in ids if name not in refused]
         assert list(refused) == [ids[BROKEN], ids[MISSING]]
         assert "expected a readable image" in refused[ids[BROKEN]] and "no such file" in refused[ids[MISSING]]
@@ -133,7 +134,9 @@ class TestOnRay:
         }
         assert len(row.text_arguments) == len(mentions(row.tags)) * len(pair.sentence.entities)
 
-    def test_killed_and_then_with_two_actors_it_writes_the_same_bytes(self, labelled, settings, cluster, tmp_path):
+    def test_killed_and_then_with_two_actors_it_writes_the_same_bytes(
+        self, labelled, settings, cluster, tmp_path, record_property
+    ):
         """SIGKILL to the driver after its first shard; then two actors a stage go on, one of which is killed, too.
 
         What was committed is not labelled again, nothing is lost, nothing there twice, and every file of the store is
@@ -172,8 +175,12 @@ label(load({str(recipe)!r}), Path({str(store)!r}), lambda done, of: print(done, 
         counts = label(settings("distill.actors=2"), store, kill)
         assert killed and counts.new == 40 - SHARD
         assert committed.stat().st_mtime_ns == before
-        assert files(store) == files(whole)
         rows = [row.id for path in (store / "shards").iterdir() for row in pseudo_labels.read_shard(path)]
+        record_property("tried", 2)
+        record_property("survived", 2)
+        record_property("rows_lost", 40 - len(set(rows)))
+        record_property("rows_doubled", len(rows) - len(set(rows)))
+        assert files(store) == files(whole)
         assert len(rows) == len(set(rows)) == 40
 
     def test_a_finished_store_and_a_sweep_run_no_teacher(self, labelled, settings, monkeypatch):

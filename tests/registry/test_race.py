@@ -77,12 +77,15 @@ def stale(found):
     return len(expected) - len(set(expected))
 
 
-def test_exactly_one_wins_on_each_champion(server):
+def test_exactly_one_wins_on_each_champion(server, record_property):
     """32 promotions by 8 processes: the winners are a chain from no champion to the alias; everybody else was told."""
     with registry(server, "race") as client:
         run = versions(client, "race", PROCESSES * ROUNDS)
         found = race(decided, server, "race", run)
         winners = {expected: version for version, expected, won in found if won}
+        record_property("stale_promotions", stale(found))
+        record_property("tried", len(found))
+        record_property("survived", len(found) - stale(found))
         assert stale(found) == 0 and ROUNDS <= len(winners) <= PROCESSES * ROUNDS
         chain = [None]
         while chain[-1] in winners:
@@ -102,11 +105,13 @@ def test_exactly_one_wins_on_each_champion(server):
         assert decisions.read(client, "race") == state
 
 
-def test_a_plain_alias_loses(server):
+def test_a_plain_alias_loses(server, record_property):
     """The control: the same processes with what MLflow offers are told that they won on one and the same champion."""
     with registry(server, "plain") as client:
         run = versions(client, "plain", PROCESSES * ROUNDS)
-        assert stale(race(plainly, server, "plain", run)) > 0
+        lost = stale(race(plainly, server, "plain", run))
+        record_property("control.stale_promotions", lost)
+        assert lost > 0
 
 
 def send(uri, run, barrier, told):

@@ -170,7 +170,7 @@ def assert_all_arrived(client, folder, status="FINISHED"):
     assert [item.path for item in client.list_artifacts(run_id, "model")] == ["model/labels.json"]
 
 
-def test_a_server_that_never_answers_holds_nothing_up(tmp_path):
+def test_a_server_that_never_answers_holds_nothing_up(tmp_path, record_property):
     """The sender is stuck in a request; every journal call returns, and all lines are there before any was sent."""
     with closing(socket.socket()) as silent:
         silent.bind(("127.0.0.1", 0))
@@ -178,8 +178,12 @@ def test_a_server_that_never_answers_holds_nothing_up(tmp_path):
         silent.settimeout(60)
         run = Run(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", "experiment", "name", interval_s=0)
         connection, _ = silent.accept()  # the sender is in its request from here on
+        longest = 0.0
         for step in range(1000):
+            begun = time.monotonic()
             run.journal.metrics(step, {"train/loss": 1.0})
+            longest = max(longest, time.monotonic() - begun)
+        record_property("longest_stall_s", [round(longest, 3)])
         run.journal.status("FAILED")
         run.close(grace_s=0)
         found = lines(tmp_path)
@@ -249,10 +253,14 @@ def late_server(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_what_a_run_wrote_without_its_server_arrives_once_it_is_up(late_server):
+def test_what_a_run_wrote_without_its_server_arrives_once_it_is_up(late_server, record_property):
     """All was in the journal and nothing sent; `sync` sends every line, and MLflow then holds exactly those."""
     client, folder, before = late_server
     assert (before["sent_bytes"], before["run_id"]) == (0, None)
+    run_id = json.loads((folder / STATE).read_text())["run_id"]
+    found, expected = history(client, run_id, logged(folder)), logged(folder)
+    record_property("metric_points_lost", sum(len(set(expected[one]) - set(found[one])) for one in expected))
+    record_property("metric_points_doubled", sum(len(found[one]) - len(set(found[one])) for one in expected))
     assert before["lines"] == before["sent"] == len(lines(folder)) == 400 + 8
     assert_all_arrived(client, folder)
     experiment = client.get_experiment_by_name("experiment").experiment_id
@@ -260,13 +268,15 @@ def test_what_a_run_wrote_without_its_server_arrives_once_it_is_up(late_server):
 
 
 @pytest.mark.slow
-def test_sending_again_changes_nothing(late_server):
+def test_sending_again_changes_nothing(late_server, record_property):
     """`sync` has nothing left; even a sender that forgot how far it was leaves the same points, parameters and tags."""
     client, folder, _ = late_server
     assert sync(folder) == 0
     state = json.loads((folder / STATE).read_text())
     (folder / STATE).write_text(json.dumps({**state, "sent_bytes": 0}))
     assert sync(folder) == len(lines(folder))
+    found = history(client, state["run_id"], logged(folder))
+    record_property("metric_points_doubled", sum(len(some) - len(set(some)) for some in found.values()))
     assert_all_arrived(client, folder)
     assert json.loads((folder / STATE).read_text()) == state
 

@@ -216,7 +216,7 @@ def children(client, parent):
 
 
 @pytest.mark.slow
-def test_eight_trials_at_once_lose_nothing_and_a_killed_one_is_told(server, tmp_path):
+def test_eight_trials_at_once_lose_nothing_and_a_killed_one_is_told(server, tmp_path, record_property):
     """Through a server before PostgreSQL: eight runs under their sweep's, every parameter and every point.
 
     The eighth is killed by SIGKILL. It says nothing more, so MLflow has it RUNNING; whoever looks after it (`xmtl
@@ -247,6 +247,11 @@ def test_eight_trials_at_once_lose_nothing_and_a_killed_one_is_told(server, tmp_
         f"trial-{number}": "KILLED" if number == TRIALS - 1 else "FINISHED" for number in range(TRIALS)
     }
     assert client.get_run(parent_id).info.status == "FINISHED"
+    there = sum(points(client, run.info.run_id) for run in found.values())
+    record_property("tried", TRIALS)
+    record_property("survived", len(found))
+    record_property("metric_points_lost", 3 * (TRIALS * STEPS + 1) - there)
+    record_property("runs_left_running", sum(run.info.status == "RUNNING" for run in found.values()))
     for number in range(TRIALS):
         run = found[f"trial-{number}"]
         assert run.data.params == {f"p{place}": str(number) for place in range(20)}
@@ -274,7 +279,7 @@ def test_a_database_needs_no_server_and_its_password_is_nowhere(database, tmp_pa
 
 
 @pytest.mark.slow
-def test_eight_processes_make_one_fresh_sqlite_file(tmp_path):
+def test_eight_processes_make_one_fresh_sqlite_file(tmp_path, record_property):
     """The schema is made once, beside its place: nobody fails, nothing is lost."""
     from mlflow import MlflowClient
 
@@ -284,12 +289,17 @@ def test_eight_processes_make_one_fresh_sqlite_file(tmp_path):
     for number in range(TRIALS):
         sync(tmp_path / f"trial-{number}")
     found = children(MlflowClient(uri), "none")
+    record_property("tried", TRIALS)
+    record_property("survived", len(found))
+    there = sum(points(MlflowClient(uri), run.info.run_id) for run in found.values())
+    record_property("metric_points_lost", 3 * STEPS * TRIALS - there)
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert [points(MlflowClient(uri), run.info.run_id) for run in found.values()] == [3 * STEPS] * TRIALS
 
 
 @pytest.mark.slow
-def test_processes_of_plain_mlflow_do_not(tmp_path):
+def test_processes_of_plain_mlflow_do_not(tmp_path, record_property):
     """Negative control: what the test above would find without our making of the schema."""
     statuses, _ = ended(trials(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "plain", count=4))
+    record_property("control.processes_failed", sum(map(bool, statuses)))
     assert any(statuses)

@@ -16,8 +16,10 @@ def cluster():
     from xmtl_ray.cluster.connection import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
-    # Workers import modules of this folder, too.
-    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parent)}
+    # Workers import modules of this folder, too, and what those share with other tests.
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     context = ray.init(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": environment})
     yield context.address_info
     ray.shutdown()

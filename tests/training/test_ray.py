@@ -100,18 +100,23 @@ def engines_in_turn(settings):
 
 
 @pytest.fixture(scope="module")
-def two_workers(cluster, world, tmp_path_factory):
+def engines(tmp_path_factory):
+    """Folder of the runs by each engine. (Not looked for by its name: another file's may have the same.)"""
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(scope="module")
+def two_workers(cluster, world, engines):
     """Losses of two Ray workers by engine, all in one Ray Train run: starting workers costs more than training."""
     from xmtl_ray.config.load import load
 
-    folder = tmp_path_factory.mktemp("engines")
     configs = {
         f"{method}, {engine}": load(
             "xmtl_smoke", [*common(world), "cluster.workers=2", *METHODS[method], *ENGINES[engine]]
         ).model_dump(mode="json")
         for method, engine in RUNS
     }
-    return in_workers(engines_in_turn, 2, configs, folder, "engines")
+    return in_workers(engines_in_turn, 2, configs, engines, "engines")
 
 
 def engines_resumed(settings):
@@ -133,11 +138,10 @@ def engines_resumed(settings):
 
 
 @pytest.fixture(scope="module")
-def one_worker_after_two(two_workers, world, tmp_path_factory):
+def one_worker_after_two(two_workers, world, engines):
     """Losses by engine of a single worker that goes on where two have stopped."""
     from xmtl_ray.config.load import load
 
-    folder = next(tmp_path_factory.getbasetemp().glob("engines*"))
     configs = {
         f"joint, {engine}": load("xmtl_smoke", [*common(world), "cluster.workers=1", *ENGINES[engine]]).model_dump(
             mode="json"
@@ -145,7 +149,7 @@ def one_worker_after_two(two_workers, world, tmp_path_factory):
         for method, engine in RUNS
         if method == "joint"
     }
-    return in_workers(engines_resumed, 1, configs, folder, "resumed")
+    return in_workers(engines_resumed, 1, configs, engines, "resumed")
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +189,6 @@ def test_two_workers_equal_one_process(two_workers, one_process, method, engine)
         assert max(weights) > 1.05 * min(weights), "the weights do walk"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("engine", [engine for method, engine in RUNS if method == "joint"])
 def test_one_worker_goes_on_where_two_stopped(one_worker_after_two, one_process, engine):
     """Same global batches in the same order: the second epoch's losses are those of one process, to float tolerance."""

@@ -104,7 +104,7 @@ def times(folder):
     return {name: os.stat(folder / name).st_mtime_ns for name in ("reports.jsonl", "summary.json", "config.yaml")}
 
 
-def test_a_driver_that_is_killed_loses_no_trial(world, tmp_path, cluster):
+def test_a_driver_that_is_killed_loses_no_trial(world, tmp_path, cluster, record_property):
     """SIGKILL when one trial had finished and another was at work; --resume by the same command: the finished one is
     as it was, the other goes on from its checkpoint, and the third follows; MLflow has all under one run."""
     from mlflow import MlflowClient
@@ -127,13 +127,17 @@ def test_a_driver_that_is_killed_loses_no_trial(world, tmp_path, cluster):
     assert done.exit_code == 0, done.output
 
     found = read(tmp_path)
-    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 3
+    states = [trial["state"] for trial in found["trials"]]
+    record_property("trials_lost", 3 - states.count("finished"))
+    assert states == ["finished"] * 3
     assert [trial["parameters"] for trial in found["trials"][:2]] == [trial["parameters"] for trial in before]
     assert found["trials"][0] == before[0], "a finished trial is not touched"
     assert written == times(first)
     assert [epoch for epoch, _ in found["trials"][1]["history"]] == [1, 2, 3, 4, 5, 6]
     steps = [json.loads(line) for line in (second / "tracking.jsonl").read_text().splitlines()]
     trained = [line["step"] for line in steps if "train/loss" in line.get("metrics", {})]
+    record_property("epochs_redone", round(6 * (len(trained) - len(set(trained))) / len(set(trained)), 2))
+    record_property("trials_from_zero", trained.count(1) - 1)
     assert len(trained) - len(set(trained)) <= len(set(trained)) / 6, "at most one epoch was done twice"
     assert found["trials"][1]["metric"] == max(value for _, value in found["trials"][1]["history"])
 
@@ -173,7 +177,7 @@ def test_trials_with_workers_of_their_own(world, tmp_path, cluster):
     freed()
 
 
-def test_a_population_changes_while_it_trains_and_survives_its_driver(world, tmp_path, cluster):
+def test_a_population_changes_while_it_trains_and_survives_its_driver(world, tmp_path, cluster, record_property):
     """Of two members the worse goes on with the other's weights at other rates, between the ends; a member whose
     process is killed is begun again. SIGKILL of the driver when one member was at its end: --resume leaves that one
     as it is; the other goes on at its last settings, from its last checkpoint."""
@@ -214,6 +218,8 @@ def test_a_population_changes_while_it_trains_and_survives_its_driver(world, tmp
     after = read_reports(folders[left])
     assert after[: len(known)] == known and len(after) > len(known)
     epochs = [json.loads(line)["epoch"] for line in (folders[left] / "reports.jsonl").read_text().splitlines()]
+    record_property("trials_lost", sum(trial.state != "finished" for trial in trials))
+    record_property("trials_from_zero", epochs.count(1) - 1)
     assert epochs.count(1) == 1, "it began anew"
     for trial in trials:
         assert trial.epochs == 6 and 1e-5 <= trial.parameters["train.learning_rate.text"] <= 1e-2
