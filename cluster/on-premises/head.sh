@@ -10,5 +10,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/secure.sh"
 make_token
 check_token
 use_tls
+use_interface
 exec ray start --head --block --disable-usage-stats --port=6379 --dashboard-host=127.0.0.1 --dashboard-port=8265 \
   "${ports[@]}" "$@"

@@ -43,6 +43,24 @@ use_tls() {
   done
 }
 
+# Workers that train on CPUs meet at the address that their machine's name leads to. Debian's /etc/hosts leads to
+# loopback, where workers of another machine are not; so they are told the interface that the machine's traffic leaves by.
+use_interface() {
+  [ -z "${GLOO_SOCKET_IFNAME:-}" ] || return 0
+  case $(getent ahosts "$(uname -n)" | awk 'NR == 1 { print $1 }') in
+    127.* | ::1 | "") ;;
+    *) return 0 ;;
+  esac
+  local interface
+  interface=$(ip route show default 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)
+  if [ -z "$interface" ]; then
+    echo "$(uname -n): leads to loopback, and no interface is the default route's; set GLOO_SOCKET_IFNAME" >&2
+    return 0
+  fi
+  export GLOO_SOCKET_IFNAME=$interface
+  echo "$(uname -n): leads to loopback, so workers meet on $interface; another one: GLOO_SOCKET_IFNAME"
+}
+
 # A busy machine needs more than Ray's own 60 s for its dashboard, without which the head does not start.
 export RAY_DASHBOARD_STARTUP_TIMEOUT_S=${RAY_DASHBOARD_STARTUP_TIMEOUT_S:-300}
 

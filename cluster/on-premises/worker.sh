@@ -10,4 +10,5 @@ head=$1
 shift
 check_token
 use_tls
+use_interface
 exec ray start --address="$head" --block --disable-usage-stats "${ports[@]}" "$@"

@@ -176,9 +176,6 @@ class Nodes:
         own = {f"RAY_TLS_{name}": str(tls / file) for name, file in files.items()}
         own |= {"RAY_AUTH_MODE": "token", "RAY_USE_TLS": "1", "OMP_NUM_THREADS": "1"}
         own["RAY_gcs_server_request_timeout_seconds"] = "600"  # a node that waits longer for the head gives up
-        if self.apart:
-            # This machine's name is an address on loopback, and that is where Gloo would listen.
-            own["GLOO_SOCKET_IFNAME"] = "eth0"
         if self.nodes:
             own["RAY_ADDRESS"] = self.address
             own["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{self.head.ports['dashboard-port']}"
