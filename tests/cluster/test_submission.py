@@ -20,6 +20,7 @@ import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
+import buckets
 import processes
 import psutil
 import pytest
@@ -31,7 +32,7 @@ from xmtl_ray.cluster.submission import SubmissionError
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
-SECRET, PLAIN = "c4n4ry-of-the-mine", "a-value-that-may-be-seen"
+SECRET, PLAIN = buckets.KEYS["AWS_SECRET_ACCESS_KEY"], "a-value-that-may-be-seen"
 PYTHON = Path(sys.executable)
 
 
@@ -123,18 +124,12 @@ def short():
 
 
 @pytest.fixture(scope="module")
-def s3():
-    """Environment that leads to an S3 server on loopback, which has the bucket ``ours``."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    urllib.request.urlopen(urllib.request.Request(f"{url}/ours", method="PUT"), timeout=60).close()
-    yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "us", "AWS_SECRET_ACCESS_KEY": SECRET,
-           "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
-    server.stop()
+def s3(world):
+    """Environment that leads to an S3 server on loopback, which has the bucket ``ours`` with a world, ``news``."""
+    with buckets.server() as environment:
+        buckets.make(environment, "ours")
+        buckets.upload(environment, world, "ours/news")
+        yield environment
 
 
 @pytest.fixture(scope="module")
@@ -248,10 +243,10 @@ def test_a_secret_that_the_cluster_lacks_stops_the_job_before_it_begins(xmtl, wo
 
 
 @pytest.mark.long
-def test_a_job_goes_on_after_ctrl_c_and_resumes_from_s3_after_a_kill(xmtl, head, token, world):
-    """All lies in a bucket: Ctrl-C leaves the job, SIGKILL of its driver frees what it held, a second job goes on."""
+def test_a_job_goes_on_after_ctrl_c_and_resumes_from_s3_after_a_kill(xmtl, head, token):
+    """All lies in a bucket: Ctrl-C leaves the job, SIGKILL of its driver frees what it held, another goes on."""
     line = [
-        "train", "xmtl_smoke", f"data.root={world}", "storage_path=s3://ours/runs", "name=far", "train.epochs=6",
+        "train", "xmtl_smoke", "data.root=s3://ours/news", "storage_path=s3://ours/runs", "name=far", "train.epochs=6",
         "data.test=null", "tracking.enabled=false",
     ]  # fmt: skip
     one = xmtl("--id", "far-1", *line)
@@ -304,7 +299,8 @@ def test_plain_ray_job_submit_is_told_of_results_that_would_be_lost(head, clone,
 def test_a_folder_that_a_node_does_not_share_is_refused_at_the_start(head, token, world, tmp_path):
     """A second node with a folder of its own under the same name; what both share, and a bucket, are taken.
 
-    Both folders exist, and both can be written to: only the driver's mark tells them apart.
+    Both folders exist, and both can be written to: only the driver's mark tells them apart. Data behind a URI are
+    fetched by each node into such a folder of its own.
     """
     own = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
     private, shared = tmp_path / "private", tmp_path / "shared"
@@ -317,6 +313,8 @@ import sys, ray
 from xmtl_ray.cluster.connection import cluster
 from xmtl_ray.cluster.reach import StorageError, check_shared
 import time
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from xmtl_ray.data.remote import bring
 with cluster(0, address=sys.argv[1], quiet=True):
     while sum(node["Alive"] for node in ray.nodes()) < 2:
         time.sleep(0.5)
@@ -326,16 +324,28 @@ with cluster(0, address=sys.argv[1], quiet=True):
             print("taken", place)
         except StorageError as error:
             print("refused", place, str(error).replace(chr(10), " "))
+    copy = bring("s3://ours/news")
+    def fetched():
+        before = copy.place.exists()
+        copy.ensure()
+        return before, len([path for path in copy.place.rglob("*") if path.is_file()])
+    for node in ray.nodes():
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        print("fetched", *ray.get(ray.remote(fetched).options(num_cpus=0, scheduling_strategy=there).remote()))
 """
     line = [sys.executable, "-c", code, f"127.0.0.1:{head.gcs}", private, shared, "s3://ours/runs", "s3://other/runs"]
-    done = subprocess.run(line, env=head.environment, capture_output=True, text=True, check=False, timeout=900)
+    own_cache = head.environment | {"XDG_CACHE_HOME": str(private)}
+    done = subprocess.run(line, env=own_cache, capture_output=True, text=True, check=False, timeout=900)
     found = [text.split(maxsplit=2) for text in done.stdout.splitlines() if text.startswith(("taken", "refused"))]
     assert [(verdict, Path(place).name) for verdict, place, *_ in found] == [
         ("refused", "private"), ("taken", "shared"), ("taken", "runs"), ("refused", "runs"),
     ], done.stdout + done.stderr  # fmt: skip
     assert "is not reachable from all nodes" in found[0][2] and "another folder lies under this name" in found[0][2]
     assert found[0][2].count("node ") == 1, "the other node has it"
-    assert not list(private.iterdir()) and not list(shared.iterdir()), "marks are removed"
+    assert [path.name for path in private.iterdir()] == ["xmtl"] and not list(shared.iterdir()), "marks are removed"
+    count = sum(path.is_file() for path in world.rglob("*"))
+    some = sorted(text for text in done.stdout.splitlines() if text.startswith("fetched"))
+    assert some == [f"fetched False {count}", f"fetched True {count}"]
 
 
 def test_a_cluster_that_asks_nobody_gets_a_job_only_if_told_so(clone):
