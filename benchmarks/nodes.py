@@ -9,9 +9,9 @@ On a machine of few cores two workers are no faster than one. So look at work, n
 of all workers together in a step, and ``work`` what one worker alone takes of it (1: a second worker or node costs
 nothing). ``outside`` is what a step takes besides forward pass, backward pass (the exchange of gradients in it) and
 optimizer: batches, journal, the mean losses of all workers. ``exchange`` is one sum of as many numbers as there are
-weights over all workers, alone. ``start`` is from the command to the first step, ``end`` from the last step to the
-command's end (dev scores, checkpoint, model, page). Times are medians and depend on what else the machine does; see the
-load average beside them.
+weights over all workers, alone, and ``checkpoint`` one commit by all workers. ``start`` is from the command to the
+first step, ``end`` from the last step to the command's end (dev scores, checkpoint, model, page). Times are medians and
+depend on what else the machine does; see the load average beside them, and the ratios below.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cluster"))
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "cluster")]
 
 EXAMPLES = """examples:
   python benchmarks/nodes.py                       # the smoke model; some minutes on two idle cores
@@ -46,10 +47,16 @@ VARIANTS = {
 """Whether nodes are in namespaces, settings, workers of each node that has some."""
 FIXED = [
     "data.test=null", "model.built_text.dropout=0", "model.shared.dropout=0", "tracking.enabled=false",
-    "multitask.rate.ae=0.2", "train.eval_every_epochs=1000",
+    "multitask.rate.ae=0.2", "train.eval_every_epochs=1000", "train.checkpoint_every_steps=10",
 ]  # fmt: skip
 SUMS = 10
 """Exchanges that are timed."""
+MS = ("step", "outside", "cpu", "cpu_outside", "exchange")
+RATIOS = {
+    "two nodes to two workers on one": ("two nodes", "two, one node"),
+    "namespaces to none": ("two nodes", "two nodes, no namespaces"),
+    "two workers to one": ("two, one node", "one worker"),
+}
 
 
 def timed(settings: dict[str, Any]) -> dict[str, Any]:
@@ -59,10 +66,18 @@ def timed(settings: dict[str, Any]) -> dict[str, Any]:
     import torch.distributed as dist
 
     from xmtl_ray.training import engine
-    from xmtl_ray.training.worker import train_worker
+    from xmtl_ray.training.worker import RayContext, train_worker
 
     steps: list[list[float]] = []
     sizes: list[int] = []
+    commits: list[float] = []
+
+    def report(self: Any, *arguments: Any, plain: Any = RayContext.report) -> None:
+        start = time.time()
+        plain(self, *arguments)
+        commits.append(time.time() - start)
+
+    RayContext.report = report  # type: ignore[method-assign]
     for kind in (engine.Ddp, engine.DeepSpeed):
 
         def step(self: Any, *arguments: Any, plain: Any = kind.step) -> Any:
@@ -83,7 +98,8 @@ def timed(settings: dict[str, Any]) -> dict[str, Any]:
             dist.all_reduce(numbers)
             sums.append(time.time() - start)
     context = ray.train.get_context()
-    told = {"steps": steps, "weights": sizes[0], "sums": sums[2:], "node": ray.get_runtime_context().get_node_id()}
+    told = {"steps": steps, "weights": sizes[0], "sums": sums[2:], "commits": commits}
+    told["node"] = ray.get_runtime_context().get_node_id()
     path = Path(settings["storage_path"]) / settings["name"] / f"steps_{context.get_world_rank()}.json"
     path.write_text(json.dumps(told), encoding="utf-8")
     return summary
@@ -130,6 +146,7 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
         "cpu_s": statistics.median(cpu),
         "cpu_outside_s": statistics.median(cpu_outside),
         "exchange_s": statistics.median(first["sums"]) if first["sums"] else 0.0,
+        "checkpoint_s": statistics.median(first["commits"]),
         "start_s": first["steps"][0][0] - found["begun"],
         "end_s": found["ended"] - first["steps"][-1][1],
         "load": found["load"],
@@ -192,13 +209,16 @@ def show(results: dict[str, Any]) -> Iterator[str]:
         f"{results['machine']['cpus']} CPUs"
     )
     head = f"{'':26} {'step ms':>8} {'outside':>8} {'CPU ms':>8} {'outside':>8} {'work':>6} {'exchange':>9}"
-    yield f"{head} {'start s':>8} {'end s':>6} {'load':>6}"
+    yield f"{head} {'checkpoint':>10} {'start s':>8} {'end s':>6} {'load':>6}"
     for name, row in variants.items():
-        ms = {key: 1000 * row[f"{key}_s"] for key in ("step", "outside", "cpu", "cpu_outside", "exchange")}
+        ms = {key: 1000 * row[f"{key}_s"] for key in (*MS, "checkpoint")}
         yield (
             f"{name:26} {ms['step']:8.1f} {ms['outside']:8.1f} {ms['cpu']:8.1f} {ms['cpu_outside']:8.1f} "
-            f"{row['work']:6.2f} {ms['exchange']:9.1f} {row['start_s']:8.1f} {row['end_s']:6.1f} {row['load']:6.1f}"
+            f"{row['work']:6.2f} {ms['exchange']:9.1f} {ms['checkpoint']:10.1f} {row['start_s']:8.1f} "
+            f"{row['end_s']:6.1f} {row['load']:6.1f}"
         )
+    for name, ratios in results["ratios"].items():
+        yield f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in ratios.items())
     for name, value in results["losses_differ"].items():
         yield f"losses differ, {name}: {value:.1e}"
 
@@ -231,6 +251,12 @@ def main() -> None:
     base = next(iter(variants.values()))["cpu_s"]
     for row in variants.values():
         row["work"] = base / row["cpu_s"]
+    kinds = (*MS, "checkpoint", "start", "end")
+    ratios = {
+        name: {what: variants[a][f"{what}_s"] / variants[b][f"{what}_s"] for what in kinds if variants[b][f"{what}_s"]}
+        for name, (a, b) in RATIOS.items()
+        if {a, b} <= set(variants)
+    }
     results = {
         "recipe": arguments.recipe,
         "overrides": arguments.overrides,
@@ -238,6 +264,7 @@ def main() -> None:
         "weights": next(iter(runs.values()))[0]["workers"][0]["weights"],
         "machine": {"cpus": os.cpu_count(), "load_before": before, "load_after": os.getloadavg()},
         "variants": variants,
+        "ratios": ratios,
         "losses_differ": differences(runs),
     }
     if arguments.json:

@@ -17,10 +17,23 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import buckets
 import processes
 import psutil
 from ray_start import begun, started
-from test_on_premises import HEAD, PORTS, TLS, WORKER, Node, addresses, answer, environment, free_ports, until
+from test_on_premises import (
+    HEAD,
+    PORTS,
+    TLS,
+    WORKER,
+    Node,
+    addresses,
+    answer,
+    environment,
+    free_ports,
+    listens,
+    until,
+)
 
 ADDRESS = "10.213.0.{}"
 """Of a node, within the namespaces: the machine itself has no such address."""
@@ -174,7 +187,7 @@ class Nodes:
         tls = self.home / ".ray" / "tls"
         files = {"SERVER_CERT": "tls.crt", "SERVER_KEY": "tls.key", "CA_CERT": "ca.crt"}
         own = {f"RAY_TLS_{name}": str(tls / file) for name, file in files.items()}
-        own |= {"RAY_AUTH_MODE": "token", "RAY_USE_TLS": "1", "OMP_NUM_THREADS": "1"}
+        own |= {"RAY_AUTH_MODE": "token", "RAY_USE_TLS": "1", "OMP_NUM_THREADS": "1"} | buckets.KEYS
         own["RAY_gcs_server_request_timeout_seconds"] = "600"  # a node that waits longer for the head gives up
         if self.nodes:
             own["RAY_ADDRESS"] = self.address
@@ -195,6 +208,27 @@ class Nodes:
         printed, _ = driver.communicate()
         assert driver.returncode == 0, printed
         return printed
+
+    @contextlib.contextmanager
+    def bucket(self, folder):
+        """URI of a copy of ``folder``, behind a server of S3's protocol on the head, whose keys the nodes have."""
+        (port,) = free_ports(1)
+        host = self.network.address(0)
+        server = self.start(sys.executable, "-m", "moto.server", "--host", host, "--port", str(port))
+        there = {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+        try:
+            wait_for(lambda: self._listens(host, port), server)
+            with self.network.inside(0):
+                buckets.make(there, "ours")
+                buckets.upload(there, folder, "ours/copy")
+            yield f"s3://ours/copy?endpoint_override={host}:{port}&scheme=http"
+        finally:
+            server.kill()
+            server.communicate()
+
+    def _listens(self, host, port):
+        with self.network.inside(0):
+            return listens(host, port)
 
     def state(self, what):
         """Rows of Ray's State API: ``nodes``, ``actors``, ``placement_groups``."""

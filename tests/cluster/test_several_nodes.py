@@ -135,6 +135,21 @@ def test_pseudo_labels_of_several_nodes_are_those_of_one_process(nodes, world, t
     assert len(plan.new) > 2
 
 
+def test_predictions_of_several_nodes_are_those_of_one_process(nodes, world, tmp_path):
+    """Each byte, by actors elsewhere than the driver, which has no CPUs; the documents lie in a bucket."""
+    from xmtl_ray.serving.predict import predict
+
+    sure_teachers.make(world, tmp_path)
+    models = [tmp_path / task for task in sure_teachers.TASKS]
+    more = [word for model in models[1:] for word in ("--model", model)]
+    before = nodes.actors("MapWorker")
+    with nodes.bucket(world / "m2e2") as uri:
+        nodes.xmtl("predict", models[0], uri, "--out", tmp_path / "nodes.jsonl", *more, "--actors", 2)
+    assert sum((nodes.actors("MapWorker") - before).values()) == 2
+    predict(models, world / "m2e2", tmp_path / "one.jsonl", actors=0)
+    assert (tmp_path / "nodes.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
 def test_a_sweep_packs_its_trials_over_the_nodes(nodes, world, tmp_path):
     """Four trials of a CPU each, on all nodes that there are; one of them again here has the same losses."""
     space = test_sweeps.made(

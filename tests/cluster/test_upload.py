@@ -78,3 +78,21 @@ def test_a_folder_goes_along_if_something_of_it_does():
     some = Upload(Path("/w"), {"sub/a.yaml": 1})
     assert some.holds("sub/a.yaml") and some.holds("sub") and some.holds("./sub/") and some.holds(".")
     assert not some.holds("su") and not some.holds("../w/sub")
+
+
+def test_a_file_of_120_mib_is_refused_before_the_cluster_is_even_asked(tmp_path):
+    """By the command itself, with name and size; left out by an ignore file, the cluster is asked (there is none)."""
+    from typer.testing import CliRunner
+
+    from xmtl_ray.cli.main import app
+
+    with (tmp_path / "weights.bin").open("wb") as file:
+        file.truncate(120 * 2**20)
+    line = ["submit", "--address", "http://127.0.0.1:9", "--working-dir", str(tmp_path), "recipes"]
+    refused = CliRunner().invoke(app, line)
+    assert refused.exit_code == 2
+    assert "120.0 MiB in 1 files, expected less than Ray's 100 MiB" in refused.output
+    assert "120.0 MiB  weights.bin" in refused.output
+    (tmp_path / ".rayignore").write_text("*.bin\n")
+    asked = CliRunner().invoke(app, line)
+    assert asked.exit_code == 2 and "no cluster answers there" in asked.output
