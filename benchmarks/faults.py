@@ -45,6 +45,7 @@ def main() -> int:
     )
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="F1 to F20; none: all")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the scoreboard here, as JSON, after each fault")
+    parser.add_argument("--update", action="store_true", help="keep what --out has of faults that are not run now")
     parser.add_argument("--list", action="store_true", help="say what the faults are and which tests do them")
     asked = parser.parse_args()
     if unknown := [name for name in asked.faults if name not in FAULTS]:
@@ -56,15 +57,24 @@ def main() -> int:
             for test in (*fault.tests, *(f"{control}   (control)" for control in fault.controls)):
                 print(f"       {test}")
         return 0
+    earlier: dict[str, dict[str, Any]] = {}
+    if asked.update and asked.out is not None and asked.out.exists():
+        earlier = json.loads(asked.out.read_text(encoding="utf-8"))["faults"]
     results: dict[str, dict[str, Any]] = {}
     for number, (name, fault) in enumerate(chosen.items(), 1):
         print(f"{number}/{len(chosen)}  {name:4} {fault.what}", flush=True)
         results[name] = done(fault)
         print(f"      {told(results[name])}", flush=True)
         if asked.out is not None:
-            asked.out.write_text(json.dumps(scoreboard(results), indent=1) + "\n", encoding="utf-8")
+            asked.out.write_text(json.dumps(scoreboard(together(earlier, results)), indent=1) + "\n", encoding="utf-8")
+    results = together(earlier, results)
     print(f"\n{table(results)}")
     return int(not scoreboard(results)["total"]["good"])
+
+
+def together(earlier: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """In the table's order."""
+    return {name: (earlier | results)[name] for name in FAULTS if name in earlier | results}
 
 
 def done(fault: Fault) -> dict[str, Any]:
@@ -90,7 +100,8 @@ def done(fault: Fault) -> dict[str, Any]:
         cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
         result = judged(fault, cases)
         result["figures"]["processes_left"] = len(left)
-        result |= {"left": left, "minutes": round((time.monotonic() - begun) / 60, 1)}
+        result |= {"left": left, "minutes": round((time.monotonic() - begun) / 60, 1), "date": _now()}
+        result["load"] = round(os.getloadavg()[1], 1)
         if not cases or result["failed"] or left:
             result["output"] = output.read_text(encoding="utf-8", errors="replace")[-20_000:]
     result["good"] = good(fault, result)
@@ -99,7 +110,7 @@ def done(fault: Fault) -> dict[str, Any]:
 
 def ended(mark: str) -> list[str]:
     """Command lines of the processes that a fault has left on this machine, which are ended."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60  # on a busy machine Ray takes its time to go
     while some := list(_marked(mark)):
         if time.monotonic() > end:
             break
@@ -192,8 +203,8 @@ def scoreboard(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
             totals.setdefault(name, []).extend([value["worst"]] if isinstance(value, dict) else [value])
     return {
         "format": 1,
-        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(), "load": list(os.getloadavg())},
+        "date": _now(),
+        "machine": {"cores": os.cpu_count(), "system": platform.platform()},
         "versions": {name: version(name) for name in ("ray", "torch", "mlflow", "deepspeed")},
         "figures": {name: text for name, text in (TARGETS | OTHERS).items() if name in totals},
         "total": {
@@ -205,6 +216,10 @@ def scoreboard(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
         },
         "faults": results,
     }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime())
 
 
 def told(result: dict[str, Any]) -> str:
