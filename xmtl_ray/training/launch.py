@@ -277,8 +277,7 @@ def _check_same_run(config: Config | FinetuneConfig) -> None:
     saved = saved_config(config.storage_path, config.name)
     if saved is None:
         return
-    before = {path: value for path, value, _ in leaves(loads(saved, type(config)))}
-    after = {path: value for path, value, _ in leaves(config)}
+    before, after = _wherever(loads(saved, type(config))), _wherever(config)
     free = ("cluster.", "tracking.", "inference.", "distill.", "data.test", "data.pairs", "data.check")
     free += ("data.loader_workers", "data.image_cache_mib", "data.media_cache_mib", "data.features", "generation.batch")
     bound = ("inference.verb_threshold", "inference.trigger_bias")  # dev scores of before and after are compared
@@ -291,6 +290,16 @@ def _check_same_run(config: Config | FinetuneConfig) -> None:
             f"name: a run {config.name!r} exists in {config.storage_path} with other settings:\n{lines}\n"
             "choose another name=…, or give --fresh, which forgets what that run has learnt"
         )
+
+
+def _wherever(config: Config | FinetuneConfig) -> dict[str, Any]:
+    """Dotted path → value; what lies in a copy of data behind a URI is the same wherever a machine keeps its copies."""
+    copy, copies = config.data.root, str(config.data.root.parent)
+    found = {path: value for path, value, _ in leaves(config)}
+    if config.data.uri is None:
+        return found
+    inside = {path: Path(value).is_relative_to(copy) for path, value in found.items() if isinstance(value, str)}
+    return {path: value.removeprefix(copies) if inside.get(path) else value for path, value in found.items()}
 
 
 def _cause(error: Exception, worker_timeout_s: float, collective_timeout_s: float) -> str:
