@@ -13,14 +13,14 @@ def cluster():
     """One Ray cluster for a module; runs started by the command line join it through RAY_ADDRESS."""
     import ray
 
-    from xmtl_ray.cluster.connection import ENVIRONMENT
+    from xmtl_ray.cluster.connection import ENVIRONMENT, start
 
     os.environ.update(ENVIRONMENT)
     # Workers import modules of this folder, too, and what those share with other tests.
     here = Path(__file__).parent
     paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
     environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    context = ray.init(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": environment})
+    context = start(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": environment})
     yield context.address_info
     ray.shutdown()
 

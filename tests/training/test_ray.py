@@ -229,11 +229,11 @@ def test_a_killed_driver_of_two_workers_goes_on(world, tmp_path, cluster, whole,
     environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
     line = command(world, tmp_path, "cluster.workers=2", "tracking.enabled=false", "train.checkpoint_every_steps=5")
     driver = subprocess.Popen(line, env=environment)
-    wait_for(lambda: max(losses(tmp_path), default=0) > 33, 240)
+    wait_for(lambda: max(losses(tmp_path), default=0) > 33, 600)
     driver.send_signal(signal.SIGKILL)
     struck = time.time()
     driver.wait()
-    wait_for(lambda: not workers_at_work(), 60)
+    wait_for(lambda: not workers_at_work(), 180)
     at = committed(tmp_path)
     subprocess.run(line, env=environment, check=True)
     begins = [lines[0]["step"] for lines in starts(tmp_path)]
