@@ -21,7 +21,7 @@ import test_sweeps
 
 from xmtl_ray.config.load import dump, load
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3600)]
 
 APART = ["cluster.workers=2", "cluster.cpus_per_worker=1.5"]
 """Of two CPUs that a node has, a second worker gets none; each has one thread."""
