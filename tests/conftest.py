@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -17,24 +18,34 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """With several processes (-n) one takes all files that start Ray, the others go file by file.
+    """With several processes (-n) files that start Ray go by two lanes, the others file by file.
 
-    Two Ray clusters on one machine are in each other's way, and a file's fixtures are to be made once. (``--dist
-    loadgroup`` would say it by marks, but has no effect with this version of pytest.)
+    Many Ray clusters on one machine are in each other's way, two are not; and a folder's fixtures are to be made once.
+    (``--dist loadgroup`` would say it by marks, but has no effect with this version of pytest.)
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Lanes(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if "mark.ray" in (config.rootpath / file).read_text(encoding="utf-8") else file
+            return f"ray {_lane(file)}" if starts_ray(config.rootpath / file) else file
 
     return Lanes(config, log)
 
 
+def starts_ray(file: Path) -> bool:
+    """Whether tests of a file start Ray."""
+    return "mark.ray" in file.read_text(encoding="utf-8")
+
+
+def _lane(file: str) -> Literal["first", "last"]:
+    return "first" if file.startswith(("tests/training", "tests/distill")) else "last"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray comes first: it is the longest."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """One process begins with Ray's first lane, the longest; another does what needs no Ray, then the last lane."""
+    lanes = {item.path: starts_ray(item.path) and _lane(item.nodeid) for item in items}
+    items.sort(key=lambda item: ("first", False, "last").index(lanes[item.path]))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -200,38 +200,44 @@ def _print_models(found: list[dict[str, Any]]) -> None:
 
 def _print_model(found: dict[str, Any]) -> None:
     table = Table(title=found["name"], title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("version", "alias", "registered", "run", "scores (F1)", "lineage"):
-        table.add_column(column, overflow="fold")
+    for column in ("version", "alias", "run", "registered"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("lineage", overflow="fold")
     for each in found["versions"]:
-        scores = {name: value for name, value in each["scores"].items() if not name.startswith("strict.")} or each[
-            "dev"
-        ]
         lineage = [each["family"] or "not by xmtl", f"commit {(each['git_commit'] or '–')[:9]}"]
         lineage += [f"base {each['base_sha256'][:9]}"] if each["base_sha256"] else []
-        lineage += (
-            [f"data {' '.join(sorted({value[:6] for value in each['data'].values()})[:3])}"] if each["data"] else []
-        )
+        lineage += [f"data {name[:6]}" for name in sorted(set(each["data"].values()))[:3]]
         lineage += [f"teachers {', '.join(each['teachers'])}"] if each["teachers"] else []
-        table.add_row(
-            each["version"],
-            ", ".join(each["aliases"]),
-            each["registered"],
-            each["run"] or "–",
-            "\n".join(f"{name} {value:g}" for name, value in scores.items()),
-            "\n".join(lineage),
-        )
+        aliases = ", ".join(each["aliases"])
+        table.add_row(each["version"], aliases, each["run"] or "–", each["registered"], "; ".join(lineage))
     console.print(table)
+    _print_scores({each["version"]: each["scores"] or each["dev"] for each in found["versions"]})
     if found["decisions"]:
-        table = Table(title="decisions", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for column in ("", "when", "who", "what", "against", "outcome", "why"):
-            table.add_column(column, overflow="fold")
-        for each in found["decisions"]:
-            what = f"{each['kind']} {each['version']}"
-            cells = (each["when"], each["who"], what, each["against"] or "–", each["outcome"], each["why"])
-            table.add_row(str(each["number"]), *cells)
-        console.print(table)
+        console.print("decisions")
+    for each in found["decisions"]:
+        against = f" against {each['against']}" if each["against"] else ""
+        what = f"{each['kind']} {each['version']}{against}: {each['outcome']}"
+        _say(f" {each['number']}  {each['when']}  {each['who']}  {what}")
+        for why in each["why"].split("; "):
+            _say(f"      {why}")
     for place in found["broken"]:
         typer.secho(f"the log was tampered with: {place}", err=True, fg=typer.colors.RED)
+
+
+def _print_scores(versions: Mapping[str, Mapping[str, float]]) -> None:
+    """A column for each version; the paper's protocol alone, of those that M2E2 is scored by."""
+    shown = {
+        name: {key.removeprefix("table."): score for key, score in scores.items() if not key.startswith("strict.")}
+        for name, scores in versions.items()
+    }
+    if rows := list(dict.fromkeys(key for scores in shown.values() for key in scores)):
+        table = Table(title="scores, %", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("")
+        for name in shown:
+            table.add_column(f"version {name}", justify="right")
+        for key in rows:
+            table.add_row(key, *(f"{scores[key]:.2f}" if key in scores else "–" for scores in shown.values()))
+        console.print(table)
 
 
 def _say(text: str) -> None:
