@@ -52,6 +52,19 @@ def test_the_environment_gives_the_address_and_its_password(monkeypatch):
     assert with_password("postgresql://me@db/m") == uri and with_password("http://other") == "http://other"
 
 
+def test_a_file_here_is_the_same_file_for_workers_elsewhere(tmp_path, monkeypatch):
+    """A relative path, of the environment or a setting, is told whole: workers run in folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/mlflow.db")
+    whole = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert (
+        tracking_uri(None, "/runs")
+        == whole
+        == tracking_uri("sqlite:///runs/mlflow.db", None)
+        == tracking_uri(whole, None)
+    )
+
+
 @pytest.mark.parametrize("uri", [f"http://me:{SECRET}@host:5000", f"postgresql://host/m?password={SECRET}"])
 def test_a_setting_with_a_password_is_refused_without_saying_it(uri):
     """Settings are saved, logged and shown."""

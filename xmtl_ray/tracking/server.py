@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import unquote
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY")
 """Variables whose values no message may hold."""
 
+_FILE = "sqlite:///"
 _PASSWORD = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)(?P<user>[^\s/:@?#]*):(?P<password>[^\s/?#]*)@")
 _QUERY = re.compile(r"(?<=[?&])(?P<name>password|sslpassword|token)=[^&#\s]*")
 
@@ -49,15 +51,22 @@ def with_password(uri: str) -> str:
 
 
 def tracking_uri(named: str | None, storage_path: str | None) -> str | None:
-    """The address that runs report to, without a password.
+    """The address that runs report to, without a password; a database's file by its whole path.
+
+    Workers have working directories of their own: ``sqlite:///runs/mlflow.db`` is another file in each.
 
     Args:
         named: the setting ``tracking.uri``; it goes before the environment.
         storage_path: folder whose ``mlflow.db`` it is where neither names any; None: there is none then.
     """
-    beside = None if storage_path is None else f"sqlite:///{storage_path}/mlflow.db"
+    beside = None if storage_path is None else f"{_FILE}{storage_path}/mlflow.db"
     asked = named or os.environ.get(VARIABLE) or beside
-    return None if asked is None else without_password(asked)
+    return None if asked is None else _whole(without_password(asked))
+
+
+def _whole(uri: str) -> str:
+    path = uri.removeprefix(_FILE)
+    return uri if path == uri else f"{_FILE}{Path(path).absolute()}"
 
 
 def first_line(error: Exception) -> str:
