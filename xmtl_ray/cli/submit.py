@@ -86,15 +86,17 @@ def submit(
         client = submission.connect(url, insecure, True if ca is None else str(ca))
         how_to = submission.how_to(url, order.id)
         _say(f"{order.id}: sending {sent.package_bytes / upload.MIB:.1f} MiB to {url}")
+        there = False
         try:
             submission.submit(client, order)
+            there = True
             if no_wait:
                 _say(f"{order.id}: submitted\n{how_to}")
                 return
             last = _Tail()
             end = submission.follow(client, order.id, last.write, _say)
         except KeyboardInterrupt:
-            _say(f"\n{order.id} goes on, if it was submitted\n{how_to}")
+            _say(f"\n{order.id} {'goes on' if there else 'may have been submitted'}\n{how_to}")
             raise typer.Exit(INTERRUPTED) from None
         _say(f"{order.id}: {end.status.lower()}" + (f": {end.message}" if end.message else ""))
         if end.exit_status and (hint := _hint(last.text, end.exit_status, python)):
