@@ -50,7 +50,7 @@ def left_over(nodes) -> dict[str, list]:
 def begun(nodes, world, folder, *more):
     """A run that has done some steps."""
     driver = nodes.start(*command(world, folder, *SETTINGS, *more), OMP_NUM_THREADS="1")
-    ray_nodes.wait_for(lambda: max(losses(folder), default=0) > EVERY, 600, driver)
+    ray_nodes.wait_for(lambda: max(losses(folder), default=0) > EVERY, driver)
     return driver
 
 
@@ -68,7 +68,7 @@ def test_no_spare_node_and_then_another(nodes, world, tmp_path, expected, record
     driver = begun(nodes, world, tmp_path, "cluster.capacity_timeout_s=300")
     nodes.nodes[-1].kill_raylet()
     struck = time.time()
-    ray_nodes.wait_for(lambda: len(nodes.alive()) == 1, 300, driver)
+    ray_nodes.wait_for(lambda: len(nodes.alive()) == 1, driver)
     time.sleep(15)
     assert driver.poll() is None and len([lines for lines in starts(tmp_path) if lines]) == 1, "it waits"
     at = committed(tmp_path)

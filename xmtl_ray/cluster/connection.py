@@ -26,8 +26,6 @@ ENVIRONMENT = {
 }
 """Given to every process of a run or a job, unless the user has set it."""
 
-_TRIES = 3
-"""Of starting a cluster on this machine."""
 _STATE_API = "RAY_API_SERVER_ADDRESS"
 
 log = logging.getLogger(__name__)
@@ -86,7 +84,7 @@ def cluster(
                 url = f"http://127.0.0.1:{port}"
             environment |= {_STATE_API: url} if url else {}
             given = job.variables()
-            start(
+            ray.init(
                 address=address,
                 runtime_env={"env_vars": {name: value for name, value in environment.items() if name not in given}},
                 logging_level="WARNING",
@@ -105,21 +103,6 @@ def cluster(
     finally:
         if ours:
             ray.shutdown()
-
-
-def start(**arguments: Any) -> Any:
-    """``ray.init``, once more where a new cluster was not there within the 30 s that Ray gives it on a busy machine."""
-    import ray
-
-    for left in reversed(range(_TRIES)):
-        try:
-            return ray.init(**arguments)
-        except Exception as error:
-            if "timed out during startup" not in str(error) or not left:  # Ray has no other name for it
-                raise
-            log.warning("Ray did not start within the time that it gives itself; once more")
-            ray.shutdown()
-    raise AssertionError("the last try returns or raises")
 
 
 def _free_port() -> int:
