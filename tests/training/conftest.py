@@ -11,7 +11,7 @@ from ray_runs import command, losses
 
 
 def started(**arguments):
-    """``ray.init``. Ray gives a cluster 30 s to be there: on a busy machine it is begun again; what was left is ended."""
+    """``ray.init``. Ray gives a cluster 30 s: on a busy machine it is begun again; what was left of it is ended."""
     import ray
 
     for left in (2, 1, 0):
