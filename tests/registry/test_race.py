@@ -5,6 +5,7 @@ import random
 import time
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from xmtl_ray.registry import decisions
 from xmtl_ray.registry.decisions import Entry
@@ -41,7 +42,10 @@ def plainly(client, name, run, version, request):
     if client.get_registered_model(name).aliases.get(CHAMPION) != expected:
         return expected, False
     time.sleep(random.random() / 20)  # whatever a process is held up by between a look and a write
-    client.set_registered_model_alias(name, CHAMPION, version)
+    try:
+        client.set_registered_model_alias(name, CHAMPION, version)
+    except MlflowException:  # two made the first alias at once: this one is told so
+        return expected, False
     return expected, True
 
 
