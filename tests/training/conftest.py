@@ -28,11 +28,11 @@ def started(**arguments):
 @pytest.fixture(scope="module")
 def cluster():
     """One Ray cluster for a module; runs started by the command line join it through RAY_ADDRESS."""
-    import ray
-
     from xmtl_ray.cluster.connection import ENVIRONMENT
 
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)  # before Ray is imported, which looks at some of it only then
+    import ray
+
     # Workers import modules of this folder, too, and what those share with other tests.
     here = Path(__file__).parent
     paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
