@@ -192,7 +192,7 @@ class FinetuneTrain(Optimisation):
     learning_rate: Rate = 1e-5
     """Peak rate of adapters or weights [B 3.4]."""
     connector_rate: Rate | None = None
-    """Peak rate of the connector; none: as the others."""
+    """Peak rate of the connector, and of the tower of a built model; none: as the others."""
     group_by_length: bool = True
     """Put conversations of like length into a batch: less padding. The order is still random."""
     pack: bool = True

@@ -1,4 +1,4 @@
-"""What an optimizer does differently for some weights of a generative model: the connector's rate, and no decay."""
+"""What an optimizer does differently for some weights of a generative model: the rate of its eyes, and no decay."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+
+TOWER = "tower."
+"""What the vision tower's weights' names begin with, where it is ours."""
 
 
 class Group(NamedTuple):
@@ -26,7 +30,7 @@ def groups(
 
     Args:
         model: what learns.
-        separate_connector: the connector in groups of its own, for a learning rate of its own.
+        separate_connector: the connector, and a tower that learns, in groups of their own, for a rate of their own.
         norms_decay: as the original has it, whose trainer does not know the language models' RMS norms as norms: they
             decay. Its other norms do not in either case.
         connector_prefix: what the connector's weights' names begin with.
@@ -39,7 +43,7 @@ def groups(
             names = [
                 name
                 for name in named
-                if (not separate_connector or name.startswith(connector_prefix) == connector)
+                if (not separate_connector or name.startswith((connector_prefix, TOWER)) == connector)
                 and (name not in kept and "bias" not in name) == decays
             ]
             if names:
