@@ -8,7 +8,7 @@ from xmtl_ray.models.parameter_groups import groups
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eyes_have_a_rate_of_their_own(tmp_path, family):
-    """Connector and a tower that learns go by one rate, a frozen tower by none; every weight that learns goes by one."""
+    """Connector and a tower that learns go by one rate, a frozen tower by none; all that learns goes by one rate."""
     model = build(tmp_path, family)
     model.requires_grad_(True)
     model.tower.requires_grad_(False)
