@@ -20,8 +20,8 @@ from xmtl_ray.cluster import job
 
 MARK = ".xmtl-reach-"
 """What the marks' names begin with; they are removed at once."""
-LIMIT_S = 120.0
-"""Until when a node must have answered; a busy one starts a process in tens of seconds."""
+LIMIT_S = 300.0
+"""Until when a node must have answered; one that is busy beyond measure takes minutes to start a process."""
 
 log = logging.getLogger(__name__)
 

@@ -113,21 +113,28 @@ def label(config: Config, store: Path, progress: Progress | None = None) -> Coun
 @contextmanager
 def _joined(config: Config, store: Path) -> Iterator[Hashing | None]:
     """Within it a cluster that is named is connected, and its nodes hash images; else None, and nothing is begun."""
-    address, pairs, copy = config.cluster.address, config.data.pairs, copy_of(config)
+    pairs, copy = config.data.pairs, copy_of(config)
     assert pairs is not None
-    if not address and not os.environ.get("RAY_ADDRESS"):
+    if not _named(config):
         yield None
         return
     spec = config.distill
-    with cluster(spec.actors, int(spec.gpu), address):
+    with cluster(spec.actors, int(spec.gpu), config.cluster.address):
         given = {"data.pairs.source": pairs.source, "data.pairs.images": pairs.images}
+        given |= {f"distill.teachers.{task}": path for task, path in spec.teachers}
         own = {name: path for name, path in given.items() if path is not None}
-        check_shared("--out", store, {} if copy is not None else own)
+        if copy is not None:
+            own = {name: path for name, path in own.items() if not path.is_relative_to(copy.place)}
+        check_shared("--out", store, own)
         import ray
 
         task = ray.remote(_hash)
         ahead = max(AHEAD, 2 * int(ray.cluster_resources().get("CPU", 1)))
         yield lambda chunks: in_order((task.remote(chunk, copy) for chunk in chunks), _hashed_rows, ahead)
+
+
+def _named(config: Config) -> bool:
+    return bool(config.cluster.address or os.environ.get("RAY_ADDRESS"))
 
 
 def _hash(chunk: Chunk, copy: Copy | None) -> list[LabelledPair]:
@@ -185,8 +192,9 @@ def _run(
     if progress is not None:
         progress(0, total)
     with cluster(spec.actors, int(spec.gpu), config.cluster.address):
-        brought = copy is not None and plan.images.is_relative_to(copy.place)
-        check_shared("--out", store, {} if brought else {"data.pairs": plan.images})
+        if not _named(config):  # else it was looked at before
+            brought = copy is not None and plan.images.is_relative_to(copy.place)
+            check_shared("--out", store, {} if brought else {"data.pairs": plan.images})
         import ray
         from ray.data import ActorPoolStrategy
         from ray.exceptions import RayError
