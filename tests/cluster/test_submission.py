@@ -243,6 +243,7 @@ def test_a_secret_that_the_cluster_lacks_stops_the_job_before_it_begins(xmtl, wo
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_a_job_goes_on_after_ctrl_c_and_resumes_from_s3_after_a_kill(xmtl, head, token):
     """All lies in a bucket: Ctrl-C leaves the job, SIGKILL of its driver frees what it held, another goes on."""
     line = [
@@ -250,7 +251,7 @@ def test_a_job_goes_on_after_ctrl_c_and_resumes_from_s3_after_a_kill(xmtl, head,
         "data.test=null", "tracking.enabled=false",
     ]  # fmt: skip
     one = xmtl("--id", "far-1", *line)
-    killer = threading.Timer(900, one.kill)
+    killer = threading.Timer(1500, one.kill)
     killer.start()
     assert any("epoch 2 done" in text for text in one.stdout), one.stderr.read()
     killer.cancel()
@@ -267,7 +268,7 @@ def test_a_job_goes_on_after_ctrl_c_and_resumes_from_s3_after_a_kill(xmtl, head,
     )
 
     again = xmtl("--id", "far-2", *line)
-    out, err = again.communicate(timeout=900)
+    out, err = again.communicate(timeout=1800)
     assert again.returncode == 0, out + err
     assert re.search(r"resumed after epoch [2-6]", out) and "epoch 6 done" in out and "epoch 1 done" not in out
     assert "s3://ours/runs/far/report.html" in out
