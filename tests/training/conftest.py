@@ -1,6 +1,7 @@
 """What tests of Ray workers share."""
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -37,7 +38,13 @@ def cluster():
     here = Path(__file__).parent
     paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
     environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    context = started(num_cpus=4, include_dashboard=True, runtime_env={"env_vars": environment})
+    # With several clusters on a machine Ray's own clean-up does not find the right one by itself.
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
+    context = started(num_cpus=4, runtime_env={"env_vars": environment}, **dashboard)
     yield context.address_info
     ray.shutdown()
 
