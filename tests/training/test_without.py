@@ -107,7 +107,10 @@ from xmtl_ray.training import launch
 if sys.argv.pop(1) == "unlocked":
     launch.held = lambda *_: contextlib.nullcontext(False)
 from xmtl_ray.cli.main import main
+import xmtl_ray.training.worker  # takes longer than all that follows
 sys.argv[0] = "xmtl"
+print("ready", flush=True)
+sys.stdin.readline()
 main()
 """
 
@@ -120,7 +123,14 @@ def two_drivers(world, folder, lock: str) -> list[tuple[subprocess.Popen, str]]:
         "multitask.strategy=single", "multitask.tasks=[td]", "train.select=dev/trigger_f1", "train.epochs=2",
         "train.global_batch=16",
     ]  # fmt: skip
-    begun = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    begun = [subprocess.Popen(line, **pipes, text=True) for _ in range(2)]
+    for process in begun:
+        while process.stdout.readline() != "ready\n":
+            assert process.poll() is None
+    for process in begun:
+        process.stdin.write("\n")
+        process.stdin.flush()
     return [(process, process.communicate(timeout=400)[0]) for process in begun]
 
 
