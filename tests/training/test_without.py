@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from pyarrow import fs
-from ray_runs import starts
+from ray_runs import starts, statuses
 from test_checkpoints import HERE, Stuttering, commit
 from test_loop import run
 
@@ -138,13 +138,15 @@ def two_drivers(world, folder, lock: str) -> list[tuple[subprocess.Popen, str]]:
 @pytest.mark.long
 @pytest.mark.parametrize("lock", ["locked", "unlocked"])
 def test_two_drivers_of_one_run(world, tmp_path, record_property, lock):
-    """F5: one goes on, the other is refused; the control is without the lock: steps are written twice."""
+    """F5: one goes on, the other is refused; the control is without the lock: both go on, in one journal."""
     ended = two_drivers(world, tmp_path, lock)
     lines = [line["step"] for begin in starts(tmp_path) for line in begin]
     doubled = len(lines) - len(set(lines))
     if lock == "unlocked":
         record_property("control.interleaved_writes", doubled)
-        assert doubled > 0
+        together = statuses(tmp_path)[:2].count("RUNNING") - 1
+        record_property("control.drivers_too_many", together)
+        assert together == 1, "whether they do the same steps at once depends on how busy the machine is"
         return
     record_property("interleaved_writes", doubled)
     (first, _), (second, told) = sorted(ended, key=lambda one: one[0].returncode)
