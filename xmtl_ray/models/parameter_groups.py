@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-
 TOWER = "tower."
 """What the vision tower's weights' names begin with, where it is ours."""
 
