@@ -1,10 +1,9 @@
 """Plain material for a first, short training of a tiny language model, before it is taught to extract events.
 
 Texts to repeat, to look words up in, to go on with, to imagine a picture of and to copy marked words of as JSON, and
-pictures to describe and to name the activity of, in the four languages of the synthetic corpus: what a language model
-that is to be fine-tuned knows already. No event is extracted in it and no event type or role is named. The surprising
-fact: its names are its own, and no picture is like one of the corpus's test part, so that nothing that is tested has
-been seen.
+pictures to describe, in the four languages of the synthetic corpus: what a language model that is to be fine-tuned
+knows already. No event is extracted in it and no event type or role is named. The surprising fact: its names are its
+own, and no picture is like one of the corpus's test part, so that nothing that is tested has been seen.
 """
 
 from __future__ import annotations
@@ -32,13 +31,12 @@ SPACE = "pretraining"
 
 FILE = "pretrain.json"
 
-Task = Literal["repeat", "after", "continue", "about", "marked", "activity", "image", "video"]
+Task = Literal["repeat", "after", "continue", "about", "marked", "image", "video"]
 _TASKS: tuple[Task, ...] = (
     *(*("repeat",) * 4, *("after",) * 4, *("continue",) * 2, *("about",) * 6, *("marked",) * 6),
-    *(*("activity",) * 8, *("image",) * 4, "video"),
+    *(*("image",) * 7, "video"),
 )
-"""A task's share is its share of the tuple. An activity is imSitu's English verb whatever the language: with one answer
-for all of them, and that one word, a vision tower of random weights learns to see in a fraction of the pictures."""
+"""A task's share is its share of the tuple."""
 
 _DECOYS = 0.3
 """Share of media in which nothing happens."""
@@ -62,9 +60,7 @@ class Pretext:
     @property
     def modality(self) -> Shown:
         """What kind of record it is."""
-        if self.task in {"activity", "image"}:
-            return "image"
-        return "video" if self.task == "video" else "text"
+        return self.task if self.task in {"image", "video"} else "text"
 
 
 def write_pretraining(
@@ -116,9 +112,8 @@ def _pretext(seed: int, number: int) -> Pretext:
 def _conversation(row: Pretext, names: dict[tuple[Use, str], Names], seed: int, drawn: Drawn | None) -> Conversation:
     ask = corpus_data()["tasks"][row.language][row.task]
     if drawn is not None:
-        answer = activity(drawn.verb) if row.task == "activity" else description(drawn.verb, row.language)
-        media = Media("video" if row.task == "video" else "image", file_of(row.id, row.modality))
-        return Conversation(row.id, (Turn(ask, answer),), row.language, media)
+        turn = Turn(ask, description(drawn.verb, row.language))
+        return Conversation(row.id, (turn,), row.language, Media(row.task, file_of(row.id, row.modality)))  # type: ignore[arg-type]
     rng = chance_of(seed, f"{SPACE} text {row.id}")
     writer = Writer(row.language, names["pretrain", row.language], rng)
     told = writer.quiet() if not row.types else writer.sentence(row.types)
@@ -129,11 +124,6 @@ def _conversation(row: Pretext, names: dict[tuple[Use, str], Names], seed: int, 
     else:
         turn = _TURNS[row.task](ask, told.text, row.language, rng.random())
     return Conversation(row.id, (turn,), row.language)
-
-
-def activity(verb: str) -> str:
-    """The name of what a scene shows: the first of the imSitu verbs that it is drawn for, which look alike."""
-    return next(verbs for verbs in corpus_data()["scenes"] if verb in verbs.split("|")).partition("|")[0]
 
 
 def description(verb: str, language: str) -> str:
