@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from xmtl_ray.data import label_studio, videollama2
 from xmtl_ray.data import label_studio_tasks as tasks
+from xmtl_ray.events.json_format import laid_out
 from xmtl_ray.events.records import (
     Annotation,
     Box,
@@ -64,7 +65,8 @@ def test_the_sample_export(shared):
 def test_an_export_becomes_training_data(shared):
     """Marked spans and written events become answers; a box or a sound alone is no answer in words."""
     text, image, video, audio = label_studio.read(shared / "data/format_samples/label_studio_export.json")
-    gold = videollama2.read(shared / "data/format_samples/vl2_custom_sft.json")
+    read = videollama2.read(shared / "data/format_samples/vl2_custom_sft.json")
+    gold = [replace(one, turns=(Turn(one.turns[0].prompt, laid_out(one.turns[0].answer)),)) for one in read]
     assert tasks.to_conversation(text, "f") == replace(gold[0], id="1")
     assert tasks.to_conversation(video, "f") == replace(gold[2], id="3", media=Media("video", "upload/1/demo.mp4"))
     for annotation in (image, audio):
@@ -293,7 +295,7 @@ def test_an_image_as_a_task(tmp_path):
 @pytest.mark.parametrize("answer", ["unveiled", "not in it"])
 def test_a_conversation_as_a_task(answer):
     """Marked in the text where it can be; otherwise as JSON. Either way it comes back as it was."""
-    event = {"event_type": "launch", "trigger": answer, "arguments": [{"role": "entity", "text": "Arn"}]}
+    event = {"trigger": answer, "event_type": "launch", "arguments": [{"role": "entity", "text": "Arn"}]}
     turn = Turn(videollama2.prompt("es", "Arn unveiled it"), json.dumps({"events": [event]}))
     conversation = Conversation("1", (turn,), "es")
     annotation = tasks.from_conversation(conversation, "f")
