@@ -6,6 +6,7 @@ this process, and records what it found.
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 
@@ -40,6 +41,7 @@ def left_over() -> dict[str, list[str]]:
     import ray
     from ray.util.placement_group import placement_group_table
 
+    gc.collect()  # an actor lives as long as its handle: what earlier tests ran in this process may be in a cycle
     groups = [name for name, group in placement_group_table().items() if group["state"] != "REMOVED"]
     held = ray.cluster_resources().get("CPU", 0) - ray.available_resources().get("CPU", 0)
     return {

@@ -10,9 +10,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import random
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +37,11 @@ def copied(what: str, fill: Callable[[Path], None]) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_SH)
             if (place / "whole").is_dir():
                 break
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (place / "whole").is_dir():
+            # Never waited for: who fills goes on to read, and may then wait for those who would wait here.
+            if not _alone(lock):
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                time.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - no secret
+            elif not (place / "whole").is_dir():
                 _sweep(place)
                 _fill(place, fill)
         try:
