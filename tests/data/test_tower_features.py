@@ -172,7 +172,7 @@ def test_an_interrupted_write_keeps_the_old_file(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("xmtl_ray.data.tower_features.save_file", full)
-    with pytest.raises(DataError, match="No space left on device after 4 bytes.*expected room for it"):
+    with pytest.raises(DataError, match=r"No space left on device after 4 bytes.*expected room for it"):
         store.put(KEY, features(1))
     assert only_file(store).read_bytes() == before
 
