@@ -6,9 +6,9 @@ this process, and records what it found.
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
+from collections.abc import Mapping
 
 import processes
 import psutil
@@ -41,7 +41,6 @@ def left_over() -> dict[str, list[str]]:
     import ray
     from ray.util.placement_group import placement_group_table
 
-    gc.collect()  # an actor lives as long as its handle: what earlier tests ran in this process may be in a cycle
     groups = [name for name, group in placement_group_table().items() if group["state"] != "REMOVED"]
     held = ray.cluster_resources().get("CPU", 0) - ray.available_resources().get("CPU", 0)
     return {
@@ -51,12 +50,15 @@ def left_over() -> dict[str, list[str]]:
     }
 
 
-def settled(wait_s: float = WAIT_S) -> dict[str, list[str]]:
-    """The same, once nothing is left, or when the time is over."""
+def settled(wait_s: float = WAIT_S, before: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
+    """The same, once nothing is left that was not there ``before``, or when the time is over."""
     end = time.monotonic() + wait_s
-    while any((found := left_over()).values()) and time.monotonic() < end:
+    known = before or {}
+    while True:
+        found = {kind: [one for one in some if one not in known.get(kind, ())] for kind, some in left_over().items()}
+        if not any(found.values()) or time.monotonic() > end:
+            return found
         time.sleep(0.2)
-    return found
 
 
 @pytest.fixture(autouse=True)
