@@ -87,9 +87,9 @@ def wait_for(condition, seconds: float) -> None:
 
 
 def workers_at_work() -> list[psutil.Process]:
-    """Ray names its workers so, and puts each into its session's folder for the run."""
+    """Those of this process's cluster: Ray names its workers so, and puts each into its session's folder for the run."""
     found = []
-    for one in processes.named("RayTrainWorker", everywhere=True):
+    for one in processes.named("RayTrainWorker"):
         try:
             if one.cwd().endswith("/artifacts/run"):
                 found.append(one)
