@@ -87,7 +87,7 @@ def wait_for(condition, seconds: float) -> None:
 
 
 def workers_at_work() -> list[psutil.Process]:
-    """Those of this process's cluster: Ray names its workers so, and puts each into its session's folder for the run."""
+    """Those of this process's cluster: Ray names workers so, and puts each into its session's folder for the run."""
     found = []
     for one in processes.named("RayTrainWorker"):
         try:
