@@ -33,6 +33,9 @@ RECIPES = {"train", "run", "finetune", "pseudo-label", "reproduce"}
 STORED = {"train", "run", "finetune", "sweep"}
 """Verbs that write to `storage_path`."""
 
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+"""Click's, or typer's own copy of it."""
+
 
 class CommandError(ValueError):
     """A command line that cannot be run, in the words that the verb itself would use."""
@@ -55,10 +58,9 @@ def inspect(app: typer.Typer, arguments: Sequence[str]) -> Command:
     Raises CommandError for an unknown verb, option or value, and the ValueError that the verb's config raises.
     """
     given = list(arguments)
-    usage_error: Any = typer.BadParameter.__mro__[1]  # click's, or typer's own copy of it
     try:
         context = _parsed(app, given)
-    except usage_error as error:
+    except _USAGE_ERROR as error:
         raise CommandError(f"xmtl {' '.join(given)}: {error.format_message()}") from None
     except typer.Exit:
         raise CommandError(f"{' '.join(given) or 'nothing'}: expected a verb that does something") from None
@@ -82,7 +84,7 @@ def refuse_addresses(app: typer.Typer, arguments: Sequence[str]) -> None:
         return
     try:
         context = _parsed(app, list(arguments))
-    except (typer.BadParameter.__mro__[1], typer.Exit, CommandError):  # type: ignore[misc]
+    except (_USAGE_ERROR, typer.Exit, CommandError):
         return
     _refuse_addresses(context)
 

@@ -43,3 +43,16 @@ def open_regular(path: Path, what: str, max_bytes: int, root: Path | None = None
         os.close(opened)
         raise DataError(path, None, what, f"{facts.st_size} bytes", f"at most {max_bytes}")
     return io.BufferedReader(io.FileIO(opened))
+
+
+def readable_size(size: float) -> str:
+    """Bytes with a prefix, for messages.
+
+    >>> readable_size(1536)
+    '1.5 KiB'
+    """
+    for prefix in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {prefix}" if prefix == "B" else f"{size:.1f} {prefix}"
+        size /= 1024
+    return f"{size:,.1f} GiB"

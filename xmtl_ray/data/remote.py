@@ -27,6 +27,7 @@ from xmtl_ray.config.finetune import FinetuneConfig
 from xmtl_ray.config.run import Section
 from xmtl_ray.config.schema import Config
 from xmtl_ray.config.uris import cache_of, refuse_keys
+from xmtl_ray.data.local_files import readable_size
 
 log = logging.getLogger(__name__)
 
@@ -182,12 +183,12 @@ def _fetch(listing: Listing, place: Path) -> None:
             free = shutil.disk_usage(place.parent).free
             if free < listing.size:
                 raise FetchError(
-                    f"{_shown(listing.uri)}: {_readable(listing.size)}, and {place.parent} has {_readable(free)} free; "
-                    "make room, or name another place for all caches by XDG_CACHE_HOME"
+                    f"{_shown(listing.uri)}: {readable_size(listing.size)}, and {place.parent} has "
+                    f"{readable_size(free)} free; make room, or name another place for all caches by XDG_CACHE_HOME"
                 )
             log.info(
                 "%s: fetching %s files, %s, to %s",
-                *(_shown(listing.uri), f"{len(listing.files):,}", _readable(listing.size), place),
+                *(_shown(listing.uri), f"{len(listing.files):,}", readable_size(listing.size), place),
             )
             whole = partial / "whole"
             _transfer(listing, whole, partial / "going")
@@ -267,11 +268,3 @@ def _below(section: S, old: Path, new: Path) -> S:
 
 def _shown(uri: str) -> str:
     return uri.partition("?")[0]
-
-
-def _readable(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from xmtl_ray.data.local_files import readable_size
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -58,20 +60,11 @@ def patiently(work: Callable[[], T], where: str, needed: int | None = None, paus
 
 
 def _full(where: str, needed: int | None, error: OSError) -> str:
-    wanted = "" if needed is None else f" for {readable(needed)}"
+    wanted = "" if needed is None else f" for {readable_size(needed)}"
     there = os.path.dirname(where)
-    free = f" ({readable(shutil.disk_usage(there).free)} free)" if os.path.isdir(there) else ""
+    free = f" ({readable_size(shutil.disk_usage(there).free)} free)" if os.path.isdir(there) else ""
     return (
         f"{where}: no room{wanted}{free}: {os.strerror(error.errno or 0)}; what was written of it is removed, the "
         "checkpoints before it are whole: make room, lower train.keep_checkpoints, or choose another storage_path, "
         "and give the same command again"
     )
-
-
-def readable(size: float) -> str:
-    """Bytes with a prefix."""
-    for prefix in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {prefix}" if prefix == "B" else f"{size:.1f} {prefix}"
-        size /= 1024
-    return f"{size:.1f} GiB"
