@@ -31,6 +31,9 @@ TARGETS = {
     "cpus_left": "CPUs that nobody gives back",
     "workers_left": "worker processes left on a node",
     "processes_left": "processes left on the machine when all is over",
+    "hangs_unnoticed": "workers or nodes whose going nobody was told of",
+    "needless_starts": "starts of a run that fails each time, beyond what was allowed",
+    "bad_candidates_promoted": "candidates with changed files that became champion",
 }
 """Figures whose target is 0."""
 OTHERS = {
@@ -54,8 +57,6 @@ class Fault:
     """Tests that only show what happens without the mechanism."""
     minutes: float = 10
     """It may take, on two cores."""
-    note: str = ""
-    """Why it has no control."""
 
 
 RAY, LOOP, WITHOUT = "training/test_ray.py", "training/test_loop.py", "training/test_without.py"
@@ -91,7 +92,6 @@ FAULTS = {
             "training/test_stopping.py::test_workers_that_come_and_go_are_refused",
         ),
         minutes=25,
-        note="without a limit Ray waits for ever: nothing to count",
     ),
     "F4": Fault(
         "SIGKILL, SIGTERM and SIGINT to the driver, SIGTERM to a worker",
@@ -125,14 +125,16 @@ FAULTS = {
     ),
     "F8": Fault(
         "A rank stopped by SIGSTOP, a rank that skips a report",
-        ("training/test_hangs.py",),
-        minutes=20,
-        note="with Ray's own limits, 600 s and none, it hangs: nothing to count",
+        ("training/test_hangs.py::test_a_stopped_worker_is_found_and_replaced",
+         "training/test_hangs.py::test_a_skipped_report_is_found"),
+        ("training/test_hangs.py::test_by_rays_own_limit_it_is_not_found",),
+        20,
     ),
     "F9": Fault(
         "A worker that raises each time",
         (f"{RAY}::test_a_worker_that_fails_each_time_ends_the_run",),
-        note="a worker that fails once does not end its run: F1",
+        (f"{RAY}::test_a_worker_that_fails_each_time_without_a_bound_is_begun_for_ever",),
+        20,
     ),
     "F10": Fault(
         "A full disk: checkpoint, index, Parquet shard, MLflow artifact, journal",
@@ -180,14 +182,13 @@ FAULTS = {
     "F16": Fault(
         "A bad candidate: worse, changed files, wrong data, another family",
         ("registry/test_gate.py", "registry/test_promotion.py::test_changed_files_are_refused_and_written_down"),
-        note="the tests of the gate hold good candidates beside the bad ones",
     ),
     "F17": Fault(
         "SIGKILL to the driver of a sweep: random search, a population",
         (f"{SWEEPS}::test_a_driver_that_is_killed_loses_no_trial",
          f"{SWEEPS}::test_a_population_changes_while_it_trains_and_survives_its_driver"),
-        minutes=20,
-        note="Tune alone began each trial that was at work anew in 3 of 3 kills (figure of an earlier trial)",
+        ("tuning/test_plain_tune.py",),
+        20,
     ),
     "F18": Fault(
         "Ray Data: an actor killed, bad rows, the driver killed and run again",
@@ -209,6 +210,5 @@ FAULTS = {
          f"{JOBS}::test_secrets_are_named_and_never_sent",
          f"{JOBS}::test_a_secret_that_the_cluster_lacks_stops_the_job_before_it_begins"),
         minutes=25,
-        note="within the test: a plain variable's value is found in API and logs",
     ),
 }  # fmt: skip

@@ -164,7 +164,7 @@ def judged(fault: Fault, cases: Iterable[ElementTree.Element]) -> dict[str, Any]
             survived += min(int(own.get("survived", 1)), count) if passed else 0
     return {
         "what": fault.what, "tried": tried, "survived": survived, "figures": _summed(figures),
-        "control": _summed(control), "note": fault.note, "failed": failed, "skipped": skipped,
+        "control": _summed(control), "failed": failed, "skipped": skipped,
     }  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def _summed(figures: dict[str, list[float]]) -> dict[str, Any]:
 def good(fault: Fault, result: dict[str, Any]) -> bool:
     """Whether it was survived, every figure is at its target, and the control has shown its loss."""
     lost = [name for name, value in result["figures"].items() if name in TARGETS and value]
-    shown = bool(fault.note) or any(isinstance(value, int) and value > 0 for value in result["control"].values())
+    shown = any(isinstance(value, int) and value > 0 for value in result["control"].values())
     survived = 0 < result["tried"] == result["survived"]
     return survived and shown and not lost and not result["failed"]
 
@@ -255,7 +255,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         zero = [one.replace("_", " ") for one, value in figures.items() if one in TARGETS and not value]
         parts = [f"0 {', '.join(zero)}"] if zero else []
         parts += [_words(one, value) for one, value in figures.items() if value]
-        control = ", ".join(_words(one, value) for one, value in result["control"].items()) or result["note"]
+        control = ", ".join(_words(one, value) for one, value in result["control"].items())
         mark = "" if result["good"] else " **not good**"
         survived = f"{result['survived']}/{result['tried']}{mark}"
         lines.append(

@@ -207,7 +207,7 @@ def test_who_has_no_token_is_kept_out_and_runs_nothing(head, token):
     assert not (head.home / "was-here").exists()
 
 
-def test_secrets_are_named_and_never_sent(xmtl, head, token, world, tmp_path):
+def test_secrets_are_named_and_never_sent(xmtl, head, token, world, tmp_path, record_property):
     """F20, S7: a training that needs a secret of the cluster's ends well, and no API and no log has the secret.
 
     The control: a plain variable's value is found in both.
@@ -229,7 +229,10 @@ def test_secrets_are_named_and_never_sent(xmtl, head, token, world, tmp_path):
     files = [path for path in (head.home / "r").glob("session_2*/logs/**/*") if path.is_file()]
     logs = [path.read_text(errors="replace") for path in files]
     logs.append((tmp_path / "run" / "config.yaml").read_text())
-    assert sum(SECRET in text for text in pages + logs + [out, err]) == 0
+    hits = sum(SECRET in text for text in pages + logs + [out, err])
+    record_property("secrets_found", hits)
+    record_property("control.secrets_found", sum(PLAIN in text for text in pages + logs))
+    assert hits == 0
     assert any(PLAIN in page for page in pages) and any(PLAIN in log for log in logs), "the control finds nothing"
 
 

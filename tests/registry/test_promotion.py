@@ -158,8 +158,11 @@ def evidence(server, decision, folder):
     assert told["champion"]["latency"]["measured"] == len(told["champion"]["documents"])
 
 
-def test_changed_files_are_refused_and_written_down(server, mlflow_home, world, data, tmp_path):
-    """Of the challenger: status 2, an entry that says why, and the alias stays; wrong data is nobody's refusal."""
+def test_changed_files_are_refused_and_written_down(server, mlflow_home, world, data, tmp_path, record_property):
+    """Of the challenger: status 2, an entry that says why, and the alias stays; wrong data is nobody's refusal.
+
+    The control: MLflow's own alias takes it without a word.
+    """
     gold, objects = data
     register(str(xmtl_run(world, tmp_path / "run", server)), "spoilt", tracking_uri=server)
     gate = written(tmp_path / "gate.yaml", "minimum: {text_event: 0}\n")
@@ -176,6 +179,8 @@ def test_changed_files_are_refused_and_written_down(server, mlflow_home, world, 
         assert decision.entry.kind == "refuse" and "they were changed since" in decision.entry.why
         assert aliases(server, "spoilt") == {}
         assert client.get_model_version("spoilt", "1").tags["xmtl.decision"].startswith("refused")
+        client.set_registered_model_alias("spoilt", "champion", "1")
+        record_property("control.bad_candidates_promoted", int(aliases(server, "spoilt") == {"champion": "1"}))
 
 
 def test_an_adapter_is_served_and_promoted_without_its_base(server, tmp_path, monkeypatch):

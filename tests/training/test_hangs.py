@@ -48,6 +48,25 @@ def test_a_stopped_worker_is_found_and_replaced(world, tmp_path, cluster, whole,
     assert losses(tmp_path) == whole
 
 
+def test_by_rays_own_limit_it_is_not_found(world, tmp_path, cluster, nothing_stays, record_property):
+    """The control: with the ten minutes that Ray gives a worker nothing is noticed in three times as long."""
+    environment = os.environ | {"RAY_ADDRESS": cluster["gcs_address"]}
+    limits = ["cluster.worker_timeout_s=600", "train.checkpoint_every_steps=5"]
+    line = command(world, tmp_path, "cluster.workers=2", "tracking.enabled=false", *limits)
+    driver = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    wait_for(lambda: max(losses(tmp_path), default=0) > 6, 600)
+    stopped = workers_at_work()[-1]
+    stopped.suspend()
+    before = losses(tmp_path)
+    time.sleep(3 * LIMIT_S)
+    unnoticed = driver.poll() is None and psutil.pid_exists(stopped.pid) and len(losses(tmp_path)) <= len(before) + 1
+    record_property("control.hangs_unnoticed", int(unnoticed))
+    driver.kill()
+    driver.wait()
+    stopped.kill()
+    assert unnoticed
+
+
 def test_a_skipped_report_is_found(world, tmp_path, cluster, whole, nothing_stays, monkeypatch, record_property):
     """Rank 1 leaves a checkpoint out and goes on, at two starts, with one failure allowed: it is begun again, then
     it is told; the same command then ends it with the losses of a run that nothing happened to."""

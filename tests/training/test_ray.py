@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -335,6 +336,23 @@ def test_a_worker_that_fails_each_time_ends_the_run(
     assert statuses(tmp_path) == ["RUNNING", "FAILED", "RUNNING", "FAILED"]
     store = CheckpointStore(fs.LocalFileSystem(), str(tmp_path / "run/checkpoints"), "", 1)
     assert store.newest().endswith("_s00000025")
+
+
+@pytest.mark.long
+def test_a_worker_that_fails_each_time_without_a_bound_is_begun_for_ever(world, tmp_path, cluster, record_property):
+    """The control of the test before: with failures without number it is begun until somebody stops it."""
+    program = "import test_ray; from xmtl_ray.training import worker; worker.train_worker = test_ray.poisoned; "
+    program += "from xmtl_ray.cli.main import main; main()"
+    settings = settings_of(world, tmp_path, "cluster.workers=1", "cluster.max_failures=1000000")
+    line = [sys.executable, "-c", program, "train", "xmtl_smoke", *settings, "tracking.enabled=false"]
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    driver = subprocess.Popen(line, env=os.environ | {"RAY_ADDRESS": cluster["gcs_address"], "PYTHONPATH": path})
+    wait_for(lambda: statuses(tmp_path).count("FAILED") >= 4 or driver.poll() is not None, 900)
+    record_property("control.needless_starts", statuses(tmp_path).count("RUNNING") - 2)
+    assert driver.poll() is None, "it ended by itself"
+    driver.send_signal(signal.SIGINT)
+    driver.wait(300)
 
 
 def test_a_cluster_that_has_no_room_is_told_in_time(world, tmp_path, cluster, nothing_stays):
