@@ -111,6 +111,7 @@ def test_a_failed_stage_is_told_with_its_cause_and_log_and_what_needs_it_is_left
     assert "teacher td was done before" in done.stdout
 
 
+@pytest.mark.long
 def test_table_2_shares_the_stages_of_a_storage_and_checks_its_claims(piped, world, tmp_path):
     """Two rows, one seed: each cell beside the paper's, claims of those rows alone; X-MTL's teachers are Separate's."""
     rows = ["--row", "separate", "--row", "joint", "--seeds", 1]

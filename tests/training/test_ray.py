@@ -274,6 +274,7 @@ def test_a_uri_as_storage_holds_the_whole_run_and_resumes_it(world, tmp_path, cl
     assert other.returncode == 2 and "train.seed: was 0, is 7" in other.stderr
 
 
+@pytest.mark.long
 def test_a_driver_stopped_an_index_emptied_a_machine_taken_away(
     world, tmp_path, cluster, whole, nothing_stays, record_property
 ):
@@ -317,6 +318,7 @@ def poisoned(settings):
     return worker.train_worker(settings)
 
 
+@pytest.mark.long
 def test_a_worker_that_fails_each_time_ends_the_run(
     world, tmp_path, cluster, nothing_stays, monkeypatch, record_property
 ):
