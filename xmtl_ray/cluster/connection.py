@@ -15,6 +15,8 @@ from xmtl_ray.cluster import job, tokens
 ENVIRONMENT = {
     # Train's controller looks for reports this often; its own 2 s would hold every checkpoint up that long.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A group of processes is dissolved at once, or never, where one of them hangs; Ray would wait 30 s before it kills.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # On a busy machine the dashboard is not there after Ray's own 60 s, and then nothing starts at all.
