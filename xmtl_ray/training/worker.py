@@ -196,8 +196,6 @@ def _configure(context: WorkerContext, config: AnyConfig) -> None:
     logging.getLogger("xmtl_ray").setLevel(logging.INFO if context.rank == 0 else logging.WARNING)
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     disable_progress_bar()  # of loading weights
-    # Tells at each start on a CPU that its kernels can be had from a hub, which nothing here asks.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _track(config: AnyConfig, folder: Path) -> Run:
