@@ -30,7 +30,7 @@ def trial(settings):
         time.sleep(0.7)
         with tempfile.TemporaryDirectory() as there:
             (Path(there) / "done").write_text(str(done))
-            tune.report({{"done": done}}, checkpoint=tune.Checkpoint.from_directory(there))
+            tune.report({{"count": done}}, checkpoint=tune.Checkpoint.from_directory(there))
 if tune.Tuner.can_restore(str(folder / "plain")):
     tuner = tune.Tuner.restore(str(folder / "plain"), trainable=trial)
 else:
