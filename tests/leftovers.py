@@ -16,7 +16,7 @@ import pytest
 
 WAIT_S = 120.0
 """At most; on a busy machine Ray takes its time with what a killed driver has left."""
-_SERVICES = ("DashboardAgent", "RuntimeEnvAgent", "Autoscaling", "_StatsActor", "JobSupervisor")
+_SERVICES = ("DashboardAgent", "RuntimeEnvAgent", "Autoscaling", "_StatsActor", "ActorLocationTracker", "JobSupervisor")
 """Ray's own and Ray Data's: one for a node or a cluster, without resources, for as long as that lives."""
 
 
