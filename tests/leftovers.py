@@ -16,7 +16,7 @@ import pytest
 
 WAIT_S = 120.0
 """At most; on a busy machine Ray takes its time with what a killed driver has left."""
-_SERVICES = ("DashboardAgent", "RuntimeEnvAgent", "Autoscaling", "_StatsActor", "ActorLocationTracker", "JobSupervisor")
+SERVICES = ("DashboardAgent", "RuntimeEnvAgent", "Autoscaling", "_StatsActor", "ActorLocationTracker", "JobSupervisor")
 """Ray's own and Ray Data's: one for a node or a cluster, without resources, for as long as that lives."""
 
 
@@ -31,7 +31,7 @@ def _working(everywhere: bool) -> list[str]:
             name = one.cmdline()[0]
         except (psutil.NoSuchProcess, IndexError):
             continue
-        if name.startswith("ray::") and "IDLE" not in name and not any(service in name for service in _SERVICES):
+        if name.startswith("ray::") and "IDLE" not in name and not any(service in name for service in SERVICES):
             found.append(f"{name} ({one.pid})")
     return found
 

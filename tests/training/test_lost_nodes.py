@@ -11,6 +11,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "cluster"))
 
+import leftovers
 import ray_nodes
 from ray_runs import command, committed, losses, recovery_s, redone, starts, statuses
 
@@ -35,8 +36,9 @@ def left_over(nodes) -> dict[str, list]:
     """Of the runs that are over: what the cluster has of actors, placement groups and workers; waits for it to go."""
     end = time.monotonic() + 60
     while True:
+        living = [one["class_name"] for one in nodes.state("actors") if one["state"] != "DEAD"]
         found = {
-            "actors_left": [one["class_name"] for one in nodes.state("actors") if one["state"] != "DEAD"],
+            "actors_left": [name for name in living if not any(service in name for service in leftovers.SERVICES)],
             "placement_groups_left": [
                 one["placement_group_id"] for one in nodes.state("placement_groups") if one["state"] != "REMOVED"
             ],
