@@ -1,5 +1,6 @@
 """Real Ray workers: the same losses as one process, by either engine; a killed worker; a killed driver."""
 
+import inspect
 import json
 import os
 import signal
@@ -343,13 +344,11 @@ def test_a_worker_that_fails_each_time_ends_the_run(
 @pytest.mark.long
 def test_a_worker_that_fails_each_time_without_a_bound_is_begun_for_ever(world, tmp_path, cluster, record_property):
     """The control of the test before: with failures without number it is begun until somebody stops it."""
-    program = "import test_ray; from xmtl_ray.training import worker; worker.train_worker = test_ray.poisoned; "
-    program += "from xmtl_ray.cli.main import main; main()"
+    program = f"{inspect.getsource(poisoned)}\nfrom xmtl_ray.training import worker\nworker.train_worker = poisoned\n"
+    program += "from xmtl_ray.cli.main import main\nmain()"  # workers get what __main__ has, and do not find this file
     settings = settings_of(world, tmp_path, "cluster.workers=1", "cluster.max_failures=1000000")
     line = [sys.executable, "-c", program, "train", "xmtl_smoke", *settings, "tracking.enabled=false"]
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
-    driver = subprocess.Popen(line, env=os.environ | {"RAY_ADDRESS": cluster["gcs_address"], "PYTHONPATH": path})
+    driver = subprocess.Popen(line, env=os.environ | {"RAY_ADDRESS": cluster["gcs_address"]})
     wait_for(lambda: statuses(tmp_path).count("FAILED") >= 4 or driver.poll() is not None, 900)
     record_property("control.needless_starts", statuses(tmp_path).count("RUNNING") - 2)
     assert driver.poll() is None, "it ended by itself"
