@@ -250,7 +250,7 @@ def test_a_secret_that_the_cluster_lacks_stops_the_job_before_it_begins(xmtl, wo
 def test_a_job_goes_on_after_ctrl_c_and_resumes_from_s3_after_a_kill(xmtl, head, token):
     """All lies in a bucket: Ctrl-C leaves the job, SIGKILL of its driver frees what it held, another goes on."""
     line = [
-        "train", "xmtl_smoke", "data.root=s3://ours/news", "storage_path=s3://ours/runs", "name=far", "train.epochs=40",
+        "train", "xmtl_smoke", "data.root=s3://ours/news", "storage_path=s3://ours/runs", "name=far", "train.epochs=20",
         "data.test=null", "tracking.enabled=false",
     ]  # fmt: skip
     one = xmtl("--id", "far-1", *line)
@@ -273,7 +273,7 @@ def test_a_job_goes_on_after_ctrl_c_and_resumes_from_s3_after_a_kill(xmtl, head,
     again = xmtl("--id", "far-2", *line)
     out, err = again.communicate(timeout=1800)
     assert again.returncode == 0, out + err
-    assert re.search(r"resumed after epoch \d+", out) and "epoch 40 done" in out and "epoch 1 done" not in out
+    assert re.search(r"resumed after epoch \d+", out) and "epoch 20 done" in out and "epoch 1 done" not in out
     assert "s3://ours/runs/far/report.html" in out
 
 
