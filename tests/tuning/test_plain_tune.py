@@ -1,6 +1,5 @@
 """F17's negative control: what Tune alone forgets when its driver is killed."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -50,14 +49,14 @@ def test_trials_at_work_begin_anew(tmp_path, record_property):
     """SIGKILL to the driver when each trial has made some checkpoints, then Tune's own restore: Tune writes down what
     it knows every ten seconds, and trials whose checkpoints it does not know begin with their first iteration."""
     line = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-    driver = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=dict(os.environ))
+    driver = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     while min((max(log, default=0) for log in logs(tmp_path)), default=0) < 6 or len(logs(tmp_path)) < TRIALS:
         assert driver.poll() is None, "it ended by itself"
         time.sleep(0.05)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     time.sleep(5)
-    subprocess.run(line, check=True, capture_output=True, env=dict(os.environ))
+    subprocess.run(line, check=True, capture_output=True)
     anew = sum(log.count(1) - 1 for log in logs(tmp_path))
     record_property("control.trials_from_zero", anew)
     assert anew > 0 and all(log[-1] == ITERATIONS for log in logs(tmp_path))
